@@ -1,0 +1,1 @@
+//! Overstream, a containerd snapshotter.

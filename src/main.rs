@@ -1,0 +1,3 @@
+//! The `overstream` command.
+
+fn main() {}

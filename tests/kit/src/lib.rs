@@ -1,0 +1,1 @@
+//! Real containerds, images and clients for Overstream's tests, demo and benchmarks.
