@@ -10,6 +10,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     ];
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure().include_file("interfaces.rs").compile_fds(descriptors)?;
     Ok(())
 }

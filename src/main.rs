@@ -1,3 +1,7 @@
 //! The `overstream` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    overstream::cli::run()
+}

@@ -1,0 +1,77 @@
+//! Asking a running daemon.
+
+use std::path::{Path, PathBuf};
+
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Remote, show};
+use crate::proto::control as wire;
+use crate::proto::control::control_client::ControlClient;
+
+/// Messages of a daemon with very many snapshots are still far below this.
+const MESSAGE_MAX: usize = 64 << 20;
+
+pub(super) fn ls(remote: &Remote, filters: Vec<String>) -> Result<(), String> {
+    let snapshots = ask(remote, async |client| {
+        let mut stream = client.list(wire::ListRequest { filters }).await?.into_inner();
+        let mut all = Vec::new();
+        while let Some(batch) = stream.message().await? {
+            all.extend(batch.snapshots);
+        }
+        Ok(all)
+    })?;
+    show::snapshots(&snapshots, remote.json)
+}
+
+pub(super) fn mounts(remote: &Remote, snapshotter: String, key: String) -> Result<(), String> {
+    let request = wire::ExplainRequest { snapshotter, key };
+    let answer = ask(remote, async |client| Ok(client.explain(request).await?.into_inner()))?;
+    show::explanation(&answer, remote.json)
+}
+
+pub(super) fn usage(remote: &Remote) -> Result<(), String> {
+    let answer = ask(remote, async |client| Ok(client.usage(wire::UsageRequest {}).await?.into_inner()))?;
+    show::usage(&answer.stores, remote.json)
+}
+
+pub(super) fn retained(remote: &Remote) -> Result<(), String> {
+    let request = wire::ListRetainedRequest {};
+    let answer = ask(remote, async |client| Ok(client.list_retained(request).await?.into_inner()))?;
+    show::retained(&answer.retained, remote.json)
+}
+
+pub(super) fn remove_retained(remote: &Remote, id: u64) -> Result<(), String> {
+    let request = wire::RemoveRetainedRequest { id };
+    ask(remote, async |client| client.remove_retained(request).await.map(drop))
+}
+
+/// Connects, asks, and puts failures into words.
+fn ask<T>(
+    remote: &Remote,
+    question: impl AsyncFnOnce(&mut ControlClient<Channel>) -> Result<T, tonic::Status>,
+) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string())?.block_on(async {
+        let channel = connect(&remote.socket).await?;
+        let mut client = ControlClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+        question(&mut client).await.map_err(|status| status.message().to_owned())
+    })
+}
+
+async fn connect(socket: &Path) -> Result<Channel, String> {
+    let path: PathBuf = socket.to_owned();
+    let dial = tower::service_fn(move |_: http::Uri| {
+        let path = path.clone();
+        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    // The URI is never resolved: the connector always dials the socket.
+    Endpoint::from_static("http://overstream").connect_with_connector(dial).await.map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        format!(
+            "cannot reach a daemon at {}: {cause}; is `overstream serve` running, and are you allowed to use it? \
+             --socket names another one",
+            socket.display()
+        )
+    })
+}

@@ -1,0 +1,117 @@
+//! One call: its log span, its metrics, and the thread it may block.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tonic::{Request, Status};
+use tracing::Span;
+
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use crate::snapshotter::Snapshotter;
+use crate::usage::Cancel;
+
+/// What all services share.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    snapshots: Arc<Snapshotter>,
+    metrics: Arc<Metrics>,
+}
+
+impl Server {
+    pub(crate) fn new(snapshots: Arc<Snapshotter>, metrics: Arc<Metrics>) -> Self {
+        Self { snapshots, metrics }
+    }
+
+    /// Begins a call of `method`.
+    pub(crate) fn call(
+        &self,
+        method: &'static str,
+        snapshotter: &str,
+        key: &str,
+        namespace: &str,
+    ) -> Call {
+        let span = tracing::info_span!("rpc", method, snapshotter, key, namespace);
+        Call { server: self.clone(), method, span, cancel: Cancel::default() }
+    }
+}
+
+/// A call under way.
+#[derive(Debug)]
+pub(crate) struct Call {
+    server: Server,
+    method: &'static str,
+    span: Span,
+    cancel: Cancel,
+}
+
+impl Call {
+    /// Tells the work that the client went away.
+    pub(crate) fn cancel(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
+    /// Runs `work` on a thread that may block; it goes on if the client does not wait for it.
+    pub(crate) async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce(&Snapshotter) -> Result<T> + Send + 'static,
+    ) -> Result<T, Status> {
+        let Self { server, method, span, cancel } = self;
+        let _cancel_if_dropped = CancelOnDrop(cancel);
+        let blocking = tokio::task::spawn_blocking(move || {
+            let _entered = span.entered();
+            let started = Instant::now();
+            let in_flight = server.metrics.begin(method);
+            let result = work(&server.snapshots);
+            drop(in_flight);
+            finish(&server.metrics, method, started, result)
+        });
+        blocking.await.map_err(|error| {
+            tracing::error!(method, %error, "a call failed in an unforeseen way");
+            Status::internal(format!("{method} failed in an unforeseen way; see the log"))
+        })?
+    }
+}
+
+/// Counts and logs a call's result.
+fn finish<T>(
+    metrics: &Metrics,
+    method: &'static str,
+    started: Instant,
+    result: Result<T, Error>,
+) -> Result<T, Status> {
+    let elapsed = started.elapsed();
+    let result = result.map_err(Status::from);
+    let code = result.as_ref().err().map_or(tonic::Code::Ok, Status::code);
+    metrics.finished(method, code, elapsed);
+    let milliseconds = elapsed.as_secs_f64() * 1e3;
+    match &result {
+        Ok(_) => tracing::debug!(milliseconds, "done"),
+        Err(status) if is_ordinary(code) => {
+            tracing::info!(milliseconds, ?code, message = status.message(), "refused");
+        }
+        Err(status) => tracing::warn!(milliseconds, ?code, message = status.message(), "failed"),
+    }
+    result
+}
+
+/// Answers that clients get in the ordinary course of things: containerd probes with Stat and Prepare.
+fn is_ordinary(code: tonic::Code) -> bool {
+    use tonic::Code;
+    matches!(code, Code::NotFound | Code::AlreadyExists | Code::InvalidArgument | Code::Cancelled)
+}
+
+/// A future that is dropped before its work is done belongs to a client that went away.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// containerd's namespace, where the request says.
+pub(crate) fn namespace_of<T>(request: &Request<T>) -> String {
+    let header = request.metadata().get("containerd-namespace");
+    header.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,32 @@
+//! Which gRPC code an error becomes: the one match.
+
+use tonic::{Code, Status};
+
+use crate::error::Error;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Self::new(code(&error), error.to_string())
+    }
+}
+
+fn code(error: &Error) -> Code {
+    match error {
+        Error::InvalidArgument(_) => Code::InvalidArgument,
+        Error::NotFound(_) => Code::NotFound,
+        Error::AlreadyExists(_) => Code::AlreadyExists,
+        Error::FailedPrecondition(_) => Code::FailedPrecondition,
+        Error::Unavailable(_) => Code::Unavailable,
+        Error::ResourceExhausted(_) => Code::ResourceExhausted,
+        Error::DataLoss(_) => Code::DataLoss,
+        Error::Cancelled => Code::Cancelled,
+        Error::Database(error) => match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Code::ResourceExhausted,
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => Code::Unavailable,
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => Code::DataLoss,
+            _ => Code::Internal,
+        },
+        Error::BadRow { .. } => Code::DataLoss,
+        Error::Io { .. } => Code::Internal,
+    }
+}

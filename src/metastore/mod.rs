@@ -1,0 +1,187 @@
+//! The record of all snapshots, in SQLite: one transaction per call.
+//!
+//! WAL with `synchronous=FULL`: a call that has answered survives a power failure. One connection
+//! writes, a few read; readers never wait for the writer, and no call waits for I/O on snapshot
+//! directories while it holds a connection. This room checks what must hold at the instant of the
+//! write (key free, parent committed, no children); everything else is decided by its callers.
+
+mod open;
+mod retained;
+mod row;
+mod schema;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+pub(crate) use open::{FILE, OpenError};
+pub(crate) use retained::{Garbage, Retained};
+pub(crate) use row::{Layer, Place, Placement, ROOT_STORE, Row};
+pub(crate) use write::{Commit, NewSnapshot, Removal};
+
+use crate::error::{Error, Result};
+
+/// Most connections kept for reading; more are opened under load and closed again.
+const READERS: usize = 4;
+
+/// The database below one root.
+#[derive(Debug)]
+pub(crate) struct Metastore {
+    path: PathBuf,
+    writer: Mutex<Connection>,
+    readers: Mutex<Vec<Connection>>,
+}
+
+impl Metastore {
+    /// Opens the database below `root`, creating it where no snapshots exist yet.
+    pub(crate) fn open(root: &Path) -> Result<Self, OpenError> {
+        let writer = open::open(root)?;
+        Ok(Self { path: root.join(FILE), writer: Mutex::new(writer), readers: Mutex::new(Vec::new()) })
+    }
+
+    /// Finds a snapshot.
+    pub(crate) fn get(&self, snapshotter: &str, key: &str) -> Result<Row> {
+        self.read(|tx| find(tx, snapshotter, key))?.ok_or_else(|| Error::no_snapshot(key))
+    }
+
+    /// Finds a snapshot and the layers below it, top first, as of one instant.
+    pub(crate) fn get_with_chain(&self, snapshotter: &str, key: &str) -> Result<(Row, Vec<Layer>)> {
+        self.read(|tx| {
+            let row = find(tx, snapshotter, key)?.ok_or_else(|| Error::no_snapshot(key))?;
+            let chain = row.parent.map_or(Ok(Vec::new()), |parent| chain(tx, parent))?;
+            Ok((row, chain))
+        })
+    }
+
+    /// Checks that `key` can be created on `parent`, and returns the layers below it, top first.
+    ///
+    /// The answer may be out of date at once: `create` checks again.
+    pub(crate) fn check_new(&self, snapshotter: &str, key: &str, parent: &str) -> Result<Vec<Layer>> {
+        self.read(|tx| {
+            let parent = write::committed_parent(tx, snapshotter, parent)?;
+            if key_exists(tx, snapshotter, key)? {
+                return Err(Error::AlreadyExists(key.to_owned()));
+            }
+            parent.map_or(Ok(Vec::new()), |parent| chain(tx, parent))
+        })
+    }
+
+    /// The layers from snapshot `top` down, `top` first.
+    pub(crate) fn chain_from(&self, top: u64) -> Result<Vec<Layer>> {
+        self.read(|tx| chain(tx, top))
+    }
+
+    /// Hands every snapshot of one plugin name, or of all, to `each`, in byte order of the keys.
+    ///
+    /// The rows are those of one instant. `each` must be quick: a reading connection is held.
+    pub(crate) fn for_each(
+        &self,
+        snapshotter: Option<&str>,
+        mut each: impl FnMut(Row) -> Result<()>,
+    ) -> Result<()> {
+        self.read(|tx| {
+            let query = format!(
+                "SELECT {} FROM {} WHERE ?1 IS NULL OR s.snapshotter = ?1 ORDER BY s.snapshotter, s.key",
+                row::COLUMNS,
+                row::TABLES
+            );
+            let mut statement = tx.prepare_cached(&query)?;
+            let mut rows = statement.query(params![snapshotter])?;
+            while let Some(row) = rows.next()? {
+                each(Row::read(row)?)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// A fact about this root, set once: returns the stored value, storing `initial` if there is none.
+    pub(crate) fn node_fact(&self, key: &str, initial: &str) -> Result<String> {
+        self.write(|tx| {
+            tx.execute("INSERT OR IGNORE INTO node (key, value) VALUES (?1, ?2)", params![key, initial])?;
+            Ok(tx.query_row("SELECT value FROM node WHERE key = ?1", params![key], |row| row.get(0))?)
+        })
+    }
+
+    /// The identity a store had when it was first used, storing `initial` if it never was.
+    pub(crate) fn store_uuid(&self, name: &str, initial: Option<&str>) -> Result<Option<String>> {
+        self.write(|tx| {
+            if let Some(uuid) = initial {
+                tx.execute(
+                    "INSERT OR IGNORE INTO stores (name, uuid) VALUES (?1, ?2)",
+                    params![name, uuid],
+                )?;
+            }
+            let stored = tx
+                .query_row("SELECT uuid FROM stores WHERE name = ?1", params![name], |row| row.get(0))
+                .optional()?;
+            Ok(stored)
+        })
+    }
+
+    /// Runs `work` in a read transaction.
+    fn read<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let mut connection = match lock(&self.readers).pop() {
+            Some(connection) => connection,
+            None => open::connect(&self.path, true)?,
+        };
+        let result = connection.transaction().map_err(Error::from).and_then(|tx| work(&tx));
+        let mut readers = lock(&self.readers);
+        if readers.len() < READERS {
+            readers.push(connection);
+        }
+        result
+    }
+
+    /// Runs `work` in the one write transaction; nothing of it stays if it fails.
+    fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let mut connection = lock(&self.writer);
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = work(&tx)?;
+        crate::crash::point("metastore: before commit");
+        tx.commit()?;
+        crate::crash::point("metastore: after commit");
+        Ok(value)
+    }
+}
+
+/// A panic while a connection was held leaves no broken state: its transaction was rolled back.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn key_exists(tx: &Transaction<'_>, snapshotter: &str, key: &str) -> Result<bool> {
+    let mut statement =
+        tx.prepare_cached("SELECT EXISTS (SELECT 1 FROM snapshots WHERE snapshotter = ?1 AND key = ?2)")?;
+    Ok(statement.query_row(params![snapshotter, key], |row| row.get(0))?)
+}
+
+fn find(tx: &Transaction<'_>, snapshotter: &str, key: &str) -> Result<Option<Row>> {
+    let query = format!(
+        "SELECT {} FROM {} WHERE s.snapshotter = ?1 AND s.key = ?2",
+        row::COLUMNS,
+        row::TABLES
+    );
+    let mut statement = tx.prepare_cached(&query)?;
+    let mut rows = statement.query(params![snapshotter, key])?;
+    rows.next()?.map(Row::read).transpose()
+}
+
+fn chain(tx: &Transaction<'_>, top: u64) -> Result<Vec<Layer>> {
+    let mut statement = tx.prepare_cached(
+        "WITH RECURSIVE chain (depth, id) AS (
+             VALUES (0, ?1)
+             UNION ALL
+             SELECT depth + 1, s.parent FROM chain JOIN snapshots s USING (id) WHERE s.parent IS NOT NULL
+         )
+         SELECT s.id, s.key, s.store, s.unsynced_boot FROM chain JOIN snapshots s USING (id) ORDER BY depth",
+    )?;
+    let layers = statement.query_map(params![top], |row| {
+        Ok(Layer { id: row.get(0)?, name: row.get(1)?, store: row.get(2)?, unsynced_boot: row.get(3)? })
+    })?;
+    Ok(layers.collect::<rusqlite::Result<_>>()?)
+}
+
+#[cfg(test)]
+mod tests;

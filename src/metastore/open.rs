@@ -1,0 +1,167 @@
+//! Opening the database: never overwrite what might be somebody's only record.
+//!
+//! A database that is damaged, newer, foreign, or missing beside existing snapshots is refused with
+//! the way out. Only a root without snapshots gets a new one.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::schema;
+use crate::layout;
+
+/// Name of the database below the root.
+pub(crate) const FILE: &str = "metadata.db";
+
+/// How long a call waits for another process, such as `sqlite3`, that holds the database.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// Its content is not a sound database.
+    #[error(
+        "{}: the metadata database is damaged: {problem}. Nothing was changed. Way out: stop Overstream, then \
+         restore the file from a backup, or try `sqlite3 metadata.db .recover`; if neither helps, move the whole \
+         root directory aside and pull the images again", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite found.
+        problem: String,
+    },
+    /// A later version of Overstream wrote it.
+    #[error(
+        "{}: the metadata database has version {found}, this Overstream knows versions up to {known}. Nothing was \
+         changed. Way out: run the newer Overstream again", path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: usize,
+        /// Ours.
+        known: usize,
+    },
+    /// It belongs to another program.
+    #[error("{}: this is a database of another program. Way out: choose another root directory", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There are snapshots, but no database that knows them.
+    #[error(
+        "{}: the metadata database is missing or empty, but {} holds snapshots. Nothing was changed. Way out: \
+         restore the database from a backup, or move the snapshots directory aside to start anew",
+        path.display(), snapshots.display()
+    )]
+    Missing {
+        /// Where the file should be.
+        path: PathBuf,
+        /// The directory that is not empty.
+        snapshots: PathBuf,
+    },
+    /// The file or directory cannot be read or made.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What was accessed.
+        path: PathBuf,
+        /// How it failed.
+        source: std::io::Error,
+    },
+    /// SQLite failed for another reason.
+    #[error("{}: {source}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// How it failed.
+        source: rusqlite::Error,
+    },
+}
+
+/// Opens the database below `root`, creating or migrating it where that is safe.
+pub(super) fn open(root: &Path) -> Result<Connection, OpenError> {
+    let path = root.join(FILE);
+    create_if_unused(root, &path)?;
+    let mut connection = connect(&path, false).map_err(|error| explain(&path, error))?;
+    let version = check(&path, &connection)?;
+    let write_error = |error| explain(&path, error);
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(write_error)?;
+    schema::migrate(&mut connection, version).map_err(write_error)?;
+    Ok(connection)
+}
+
+/// Opens one more connection to a database that is open already.
+pub(super) fn connect(path: &Path, read_only: bool) -> rusqlite::Result<Connection> {
+    let access =
+        if read_only { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // 512 KiB per connection: the rows of ten thousand snapshots stay in the page cache anyway.
+    connection.pragma_update(None, "cache_size", -512)?;
+    connection.set_prepared_statement_cache_capacity(48);
+    Ok(connection)
+}
+
+fn create_if_unused(root: &Path, path: &Path) -> Result<(), OpenError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Io { path, source }
+    };
+    if fs::metadata(path).is_ok_and(|file| file.len() > 0) {
+        return Ok(());
+    }
+    let snapshots = layout::snapshots(root);
+    let used = match fs::read_dir(&snapshots) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(io(&snapshots)(error)),
+    };
+    if used {
+        return Err(OpenError::Missing { path: path.to_owned(), snapshots });
+    }
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io(path))?;
+    File::open(root).and_then(|directory| directory.sync_all()).map_err(io(root))
+}
+
+/// Returns the database's version, or refuses it without having written to it.
+fn check(path: &Path, connection: &Connection) -> Result<usize, OpenError> {
+    let explain = |error| explain(path, error);
+    let pragma =
+        |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(explain);
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(explain)?;
+    if tables == 0 && version == 0 {
+        return Ok(0);
+    }
+    if application != i64::from(schema::APPLICATION_ID) {
+        return Err(OpenError::Foreign { path: path.to_owned() });
+    }
+    let version = usize::try_from(version).unwrap_or(usize::MAX);
+    if version > schema::VERSION {
+        return Err(OpenError::Newer { path: path.to_owned(), found: version, known: schema::VERSION });
+    }
+    let verdict: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(explain)?;
+    if verdict != "ok" {
+        return Err(OpenError::Damaged { path: path.to_owned(), problem: verdict });
+    }
+    Ok(version)
+}
+
+fn explain(path: &Path, error: rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            OpenError::Damaged { path, problem: error.to_string() }
+        }
+        _ => OpenError::Sqlite { path, source: error },
+    }
+}

@@ -1,0 +1,362 @@
+//! The calls that change rows: create, settle, commit, remove, labels.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::row::{Place, Placement, Row};
+use super::{Metastore, find, key_exists};
+use crate::error::{Error, Result};
+use crate::snapshot::{Info, Kind, Labels, Time, Usage};
+
+/// A snapshot to be recorded.
+#[derive(Debug)]
+pub(crate) struct NewSnapshot<'a> {
+    /// Number of its directory, allocated before.
+    pub id: u64,
+    /// Plugin name.
+    pub snapshotter: &'a str,
+    /// Its key.
+    pub key: &'a str,
+    /// Name of a committed snapshot, or empty.
+    pub parent: &'a str,
+    /// Active or view.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'a Labels,
+    /// Where its files lie.
+    pub placement: &'a Placement,
+    /// True if its upper is a retained one of the same number, which this takes back.
+    pub resumes: bool,
+}
+
+/// An active snapshot to be made immutable.
+#[derive(Debug)]
+pub(crate) struct Commit<'a> {
+    /// Plugin name.
+    pub snapshotter: &'a str,
+    /// Key of the active snapshot.
+    pub key: &'a str,
+    /// Name it gets.
+    pub name: &'a str,
+    /// Labels that replace its own.
+    pub labels: &'a Labels,
+    /// Parent for a parentless one, or its own; empty for no request.
+    pub parent: &'a str,
+    /// Space it takes.
+    pub usage: Usage,
+    /// The current boot, if its data is yet to be made durable.
+    pub unsynced_boot: Option<&'a str>,
+}
+
+/// What Remove does with the files.
+#[derive(Debug)]
+pub(crate) enum Removal<'a> {
+    /// Leaves them to be deleted.
+    Discard,
+    /// Keeps them for a later snapshot on the same chain.
+    Retain {
+        /// containerd's namespace.
+        namespace: &'a str,
+        /// Name they can be found by.
+        name: &'a str,
+        /// Identities of the layers below, top first.
+        chain: &'a [String],
+    },
+    /// Has none to care for: they belong to a volume or to another snapshot.
+    Leave,
+}
+
+impl Metastore {
+    /// The largest number ever given to a snapshot.
+    pub(crate) fn last_id(&self) -> Result<u64> {
+        self.read(|tx| {
+            let query = "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'), 0),
+                                    coalesce((SELECT max(id) FROM snapshots), 0),
+                                    coalesce((SELECT max(id) FROM retained), 0),
+                                    coalesce((SELECT max(id) FROM garbage), 0))";
+            Ok(tx.query_row(query, [], |row| row.get(0))?)
+        })
+    }
+
+    /// Records a new snapshot.
+    pub(crate) fn create(&self, new: &NewSnapshot<'_>) -> Result<Info> {
+        let now = Time::now();
+        self.write(|tx| {
+            let parent = committed_parent(tx, new.snapshotter, new.parent)?;
+            if key_exists(tx, new.snapshotter, new.key)? {
+                return Err(Error::AlreadyExists(new.key.to_owned()));
+            }
+            if new.resumes && tx.execute("DELETE FROM retained WHERE id = ?1", params![new.id])? == 0 {
+                return Err(Error::FailedPrecondition(format!(
+                    "retained upper {} has been taken by another snapshot",
+                    new.id
+                )));
+            }
+            let (placement, volume_dir) = new.placement.place.columns();
+            tx.prepare_cached(
+                "INSERT INTO snapshots (id, snapshotter, key, kind, parent, created, updated, labels,
+                                        store, placement, volume_dir, reason, retain, volatile_boot)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            )?
+            .execute(params![
+                new.id,
+                new.snapshotter,
+                new.key,
+                new.kind.as_str(),
+                parent,
+                now.0,
+                to_json(new.labels),
+                new.placement.store,
+                placement,
+                volume_dir,
+                new.placement.reason,
+                new.placement.retain,
+                new.placement.volatile_boot,
+            ])?;
+            Ok(())
+        })?;
+        Ok(Info {
+            name: new.key.to_owned(),
+            parent: new.parent.to_owned(),
+            kind: new.kind,
+            created: now,
+            updated: now,
+            labels: new.labels.clone(),
+        })
+    }
+
+    /// Fixes the place of a pending snapshot; on a volume, any other snapshot there becomes `moved`.
+    pub(crate) fn settle(&self, id: u64, placement: &Placement) -> Result<()> {
+        self.write(|tx| {
+            let (word, volume_dir) = placement.place.columns();
+            if let Some(directory) = volume_dir {
+                refuse_layer(tx, directory)?;
+                tx.execute(
+                    "UPDATE snapshots SET placement = 'moved' WHERE volume_dir = ?1 AND id <> ?2",
+                    params![directory, id],
+                )?;
+                // What was to be deleted there is in use again.
+                tx.execute("DELETE FROM garbage WHERE volume_dir = ?1", params![directory])?;
+            }
+            let changed = tx.execute(
+                "UPDATE snapshots SET store = ?2, placement = ?3, volume_dir = ?4, reason = ?5, retain = ?6,
+                     volatile_boot = ?7
+                 WHERE id = ?1 AND kind = 'active' AND placement = 'pending'",
+                params![
+                    id,
+                    placement.store,
+                    word,
+                    volume_dir,
+                    placement.reason,
+                    placement.retain,
+                    placement.volatile_boot
+                ],
+            )?;
+            if changed == 0 {
+                return Err(Error::FailedPrecondition(format!("snapshot {id} was settled or removed meanwhile")));
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes an active snapshot immutable under its new name.
+    pub(crate) fn commit(&self, commit: &Commit<'_>) -> Result<()> {
+        let now = Time::now();
+        self.write(|tx| {
+            let row = self::committable(tx, commit.snapshotter, commit.key, commit.name, commit.parent)?;
+            let parent = match row.parent {
+                Some(parent) => Some(parent),
+                None => adopted_parent(tx, commit.snapshotter, commit.parent)?,
+            };
+            tx.prepare_cached(
+                "UPDATE snapshots SET key = ?2, kind = 'committed', parent = ?3, created = ?4, updated = ?4,
+                     labels = ?5, bytes = ?6, inodes = ?7, unsynced_boot = ?8, retain = 0, volatile_boot = NULL
+                 WHERE id = ?1",
+            )?
+            .execute(params![
+                row.id,
+                commit.name,
+                parent,
+                now.0,
+                to_json(commit.labels),
+                commit.usage.bytes,
+                commit.usage.inodes,
+                commit.unsynced_boot,
+            ])?;
+            Ok(())
+        })
+    }
+
+    /// Checks what Commit checks, without changing anything; the answer may be out of date at once.
+    pub(crate) fn check_commit(&self, snapshotter: &str, key: &str, name: &str, parent: &str) -> Result<Row> {
+        self.read(|tx| committable(tx, snapshotter, key, name, parent))
+    }
+
+    /// Forgets a snapshot, provided that it is still the one numbered `id`.
+    pub(crate) fn remove(&self, row: &Row, removal: &Removal<'_>) -> Result<()> {
+        self.write(|tx| {
+            let current = find(tx, &row.snapshotter, &row.info.name)?.filter(|found| found.id == row.id);
+            let current = current.ok_or_else(|| Error::no_snapshot(&row.info.name))?;
+            refuse_children(tx, &current)?;
+            tx.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute(params![row.id])?;
+            match removal {
+                Removal::Leave => {}
+                Removal::Discard => {
+                    let directory = match &current.placement.place {
+                        Place::Volume(directory) => Some(directory.as_str()),
+                        _ => None,
+                    };
+                    super::retained::add_garbage(tx, row.id, &current.placement.store, directory)?;
+                }
+                Removal::Retain { namespace, name, chain } => {
+                    super::retained::retain(tx, &current, namespace, name, chain)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Replaces or edits labels; `edit` gets the current ones.
+    pub(crate) fn update_labels(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        edit: impl FnOnce(&mut Labels),
+    ) -> Result<Row> {
+        self.write(|tx| {
+            let mut row = find(tx, snapshotter, key)?.ok_or_else(|| Error::no_snapshot(key))?;
+            edit(&mut row.info.labels);
+            row.info.labels.retain(|_, value| !value.is_empty());
+            row.info.updated = Time::now();
+            tx.prepare_cached("UPDATE snapshots SET labels = ?2, updated = ?3 WHERE id = ?1")?.execute(
+                params![row.id, to_json(&row.info.labels), row.info.updated.0],
+            )?;
+            Ok(row)
+        })
+    }
+
+    /// Committed snapshots whose data is not known to be on disk: number, store, boot of their Commit.
+    pub(crate) fn unsynced(&self) -> Result<Vec<(u64, String, String)>> {
+        self.read(|tx| {
+            let mut statement = tx.prepare_cached(
+                "SELECT id, store, unsynced_boot FROM snapshots WHERE unsynced_boot IS NOT NULL",
+            )?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// Records that the data of these snapshots is on disk.
+    pub(crate) fn mark_synced(&self, ids: &[u64]) -> Result<()> {
+        self.write(|tx| {
+            let mut statement =
+                tx.prepare_cached("UPDATE snapshots SET unsynced_boot = NULL WHERE id = ?1")?;
+            for id in ids {
+                statement.execute(params![id])?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Finds the parent a new snapshot asks for.
+pub(super) fn committed_parent(tx: &Transaction<'_>, snapshotter: &str, name: &str) -> Result<Option<u64>> {
+    match parent_kind(tx, snapshotter, name)? {
+        None => Ok(None),
+        Some((id, Kind::Committed)) => Ok(Some(id)),
+        Some((_, kind)) => Err(Error::InvalidArgument(format!(
+            "parent {name:?} is not a committed snapshot but {}",
+            with_article(kind)
+        ))),
+    }
+}
+
+/// Finds the parent that Commit asks for.
+fn adopted_parent(tx: &Transaction<'_>, snapshotter: &str, name: &str) -> Result<Option<u64>> {
+    match parent_kind(tx, snapshotter, name)? {
+        None => Ok(None),
+        Some((id, Kind::Committed)) => Ok(Some(id)),
+        Some((_, kind)) => Err(Error::FailedPrecondition(format!(
+            "parent {name:?} is not a committed snapshot but {}",
+            with_article(kind)
+        ))),
+    }
+}
+
+fn parent_kind(tx: &Transaction<'_>, snapshotter: &str, name: &str) -> Result<Option<(u64, Kind)>> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let mut statement =
+        tx.prepare_cached("SELECT id, kind FROM snapshots WHERE snapshotter = ?1 AND key = ?2")?;
+    let found = statement
+        .query_row(params![snapshotter, name], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    let (id, kind) = found.ok_or_else(|| Error::NotFound(format!("parent snapshot {name:?}")))?;
+    let kind = Kind::parse(&kind).ok_or_else(|| Error::BadRow { id, problem: format!("kind {kind:?}") })?;
+    Ok(Some((id, kind)))
+}
+
+/// The checks of Commit, in containerd's order.
+fn committable(tx: &Transaction<'_>, snapshotter: &str, key: &str, name: &str, parent: &str) -> Result<Row> {
+    let row = find(tx, snapshotter, key)?.ok_or_else(|| Error::no_snapshot(key))?;
+    if key_exists(tx, snapshotter, name)? {
+        return Err(Error::AlreadyExists(name.to_owned()));
+    }
+    if name.is_empty() {
+        return Err(Error::InvalidArgument("the name to commit under is empty".to_owned()));
+    }
+    if row.info.kind != Kind::Active {
+        return Err(Error::FailedPrecondition(format!(
+            "snapshot {key:?} is {}; only an active one can be committed",
+            with_article(row.info.kind)
+        )));
+    }
+    if row.parent.is_none() {
+        adopted_parent(tx, snapshotter, parent)?;
+    } else if !parent.is_empty() && parent != row.info.parent {
+        return Err(Error::InvalidArgument(format!(
+            "snapshot {key:?} has parent {:?}; it cannot be committed on {parent:?}",
+            row.info.parent
+        )));
+    }
+    Ok(row)
+}
+
+fn refuse_children(tx: &Transaction<'_>, row: &Row) -> Result<()> {
+    let mut statement = tx.prepare_cached("SELECT key FROM snapshots WHERE parent = ?1 LIMIT 1")?;
+    let child: Option<String> = statement.query_row(params![row.id], |row| row.get(0)).optional()?;
+    child.map_or(Ok(()), |child| {
+        Err(Error::FailedPrecondition(format!(
+            "cannot remove snapshot with child: {:?} is the parent of {child:?}",
+            row.info.name
+        )))
+    })
+}
+
+/// A committed layer on a volume is nobody's upper any more.
+fn refuse_layer(tx: &Transaction<'_>, directory: &str) -> Result<()> {
+    let layer: Option<String> = tx
+        .query_row(
+            "SELECT key FROM snapshots WHERE volume_dir = ?1 AND kind = 'committed'",
+            params![directory],
+            |row| row.get(0),
+        )
+        .optional()?;
+    layer.map_or(Ok(()), |layer| {
+        Err(Error::FailedPrecondition(format!(
+            "{directory} holds the committed layer {layer:?}; it cannot be written to any more"
+        )))
+    })
+}
+
+fn with_article(kind: Kind) -> &'static str {
+    match kind {
+        Kind::View => "a view",
+        Kind::Active => "an active one",
+        Kind::Committed => "a committed one",
+    }
+}
+
+fn to_json(labels: &Labels) -> String {
+    serde_json::Value::from_iter(labels.iter().map(|(key, value)| (key.as_str(), value.as_str()))).to_string()
+}

@@ -1,0 +1,198 @@
+//! The stores as they are on this host now: reachable or not, and the one they were before.
+//!
+//! A store of type `dir` carries a marker with its identity and that of the root it serves. A disk
+//! that is not mounted is then recognised by the marker's absence, instead of filling the disk below.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Store, StoreKind};
+use crate::error::{Error, IoContext, Result};
+use crate::layout;
+use crate::metastore::{Metastore, ROOT_STORE};
+use crate::probe::{self, Features};
+
+/// Name of the marker in a store's directory.
+const MARKER: &str = ".overstream-store";
+
+/// All places where files of snapshots can lie.
+#[derive(Debug)]
+pub(crate) struct Stores {
+    root: PathBuf,
+    root_uuid: String,
+    dirs: BTreeMap<String, DirStore>,
+    volumes: BTreeMap<String, Regex>,
+}
+
+#[derive(Debug)]
+struct DirStore {
+    path: PathBuf,
+    ready: AtomicBool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    /// Identity of the store.
+    store: String,
+    /// Identity of the root it serves.
+    root: String,
+}
+
+impl Stores {
+    pub(crate) fn new(root: &Path, root_uuid: &str, configured: &BTreeMap<String, Store>) -> Self {
+        let (mut dirs, mut volumes) = (BTreeMap::new(), BTreeMap::new());
+        for (name, store) in configured {
+            match &store.kind {
+                StoreKind::Dir(path) => {
+                    let store = DirStore { path: path.clone(), ready: AtomicBool::new(false) };
+                    dirs.insert(name.clone(), store);
+                }
+                StoreKind::Volume(pattern) => {
+                    volumes.insert(name.clone(), pattern.clone());
+                }
+            }
+        }
+        Self { root: root.to_owned(), root_uuid: root_uuid.to_owned(), dirs, volumes }
+    }
+
+    /// The layer store.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Identity of the root.
+    pub(crate) fn root_uuid(&self) -> &str {
+        &self.root_uuid
+    }
+
+    /// True if the configuration has a store of this name.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        name == ROOT_STORE || self.dirs.contains_key(name) || self.volumes.contains_key(name)
+    }
+
+    /// Names of the stores that are directories, the root first.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(ROOT_STORE).chain(self.dirs.keys().map(String::as_str))
+    }
+
+    /// Names and patterns of the volume stores.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = (&str, &Regex)> {
+        self.volumes.iter().map(|(name, pattern)| (name.as_str(), pattern))
+    }
+
+    /// The pattern of a volume store.
+    pub(crate) fn pattern(&self, name: &str) -> Result<&Regex> {
+        self.volumes.get(name).ok_or_else(|| not_configured(name))
+    }
+
+    /// The directory of a store, whether or not it can be used now.
+    pub(crate) fn path(&self, name: &str) -> Result<&Path> {
+        if name == ROOT_STORE {
+            return Ok(&self.root);
+        }
+        self.dirs.get(name).map(|store| store.path.as_path()).ok_or_else(|| not_configured(name))
+    }
+
+    /// The directory of a store, after making sure that it is the one it should be.
+    ///
+    /// A store that failed before is tried again: its disk may have been mounted since.
+    pub(crate) fn ready(&self, name: &str, meta: &Metastore, features: &Features) -> Result<&Path> {
+        if name == ROOT_STORE {
+            return Ok(&self.root);
+        }
+        let store = self.dirs.get(name).ok_or_else(|| not_configured(name))?;
+        if !store.ready.load(Ordering::Acquire) {
+            self.open(name, store, meta, features)?;
+            store.ready.store(true, Ordering::Release);
+        }
+        Ok(&store.path)
+    }
+
+    /// Checks a store's directory, and makes it ours if it never was anybody's.
+    fn open(&self, name: &str, store: &DirStore, meta: &Metastore, features: &Features) -> Result<()> {
+        let unusable = |problem: String| {
+            Error::Unavailable(format!("store {name:?} at {}: {problem}", store.path.display()))
+        };
+        match fs::metadata(&store.path) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(unusable("not a directory".to_owned())),
+            Err(error) => {
+                return Err(unusable(format!("{error}; mount its disk, or create the directory")));
+            }
+        }
+        let known = meta.store_uuid(name, None)?;
+        match (self.read_marker(&store.path)?, known) {
+            (Some(marker), _) if marker.root != self.root_uuid => {
+                return Err(unusable(format!(
+                    "its marker {MARKER} says that it belongs to another Overstream root; give each root its own \
+                     directory"
+                )));
+            }
+            (Some(marker), Some(known)) if marker.store != known => {
+                return Err(unusable("this is another store of this root; check its path".to_owned()));
+            }
+            (None, Some(_)) => {
+                return Err(unusable(format!(
+                    "its marker {MARKER} is missing, so this is not the directory it was; is its disk mounted?"
+                )));
+            }
+            (Some(marker), None) => {
+                meta.store_uuid(name, Some(&marker.store))?;
+            }
+            (Some(_), Some(_)) => {}
+            (None, None) => {
+                probe::check_upper(&store.path, features).map_err(&unusable)?;
+                return self.adopt(name, &store.path, meta);
+            }
+        }
+        make_directory(&layout::snapshots(&store.path))?;
+        probe::check_upper(&store.path, features).map_err(unusable)
+    }
+
+    fn adopt(&self, name: &str, path: &Path, meta: &Metastore) -> Result<()> {
+        let uuid = uuid::Uuid::new_v4().to_string();
+        let marker = Marker { store: uuid.clone(), root: self.root_uuid.clone() };
+        let file = path.join(MARKER);
+        let temporary = path.join(format!("{MARKER}.new"));
+        let text = serde_json::to_string(&marker)
+            .map_err(|error| Error::InvalidArgument(format!("{}: {error}", file.display())))?;
+        let mut writer = fs::File::create(&temporary).at("create", &temporary)?;
+        writer.write_all(text.as_bytes()).at("write", &temporary)?;
+        writer.sync_all().at("sync", &temporary)?;
+        fs::rename(&temporary, &file).at("rename", &temporary)?;
+        make_directory(&layout::snapshots(path))?;
+        fs::File::open(path).and_then(|directory| directory.sync_all()).at("sync", path)?;
+        meta.store_uuid(name, Some(&uuid)).map(drop)
+    }
+
+    fn read_marker(&self, path: &Path) -> Result<Option<Marker>> {
+        let file = path.join(MARKER);
+        match fs::read_to_string(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            text => serde_json::from_str(&text.at("read", &file)?).map(Some).map_err(|error| {
+                Error::Unavailable(format!("{} is damaged: {error}; restore it", file.display()))
+            }),
+        }
+    }
+}
+
+fn not_configured(name: &str) -> Error {
+    Error::Unavailable(format!(
+        "the configuration has no store {name:?} any more, but snapshots lie there; add it again"
+    ))
+}
+
+/// Makes a directory with mode 0700 unless it exists.
+pub(crate) fn make_directory(path: &Path) -> Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other.at("create", path),
+    }
+}

@@ -1,0 +1,213 @@
+//! The daemon's life: start, announce, serve, finish what runs, stop.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::Mode;
+use sd_notify::NotifyState;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::config::{Config, LogConfig, LogFormat};
+use crate::grpc;
+use crate::metrics::{self, Metrics};
+use crate::proto::control::control_server::ControlServer;
+use crate::proto::snapshots::snapshots_server::SnapshotsServer;
+use crate::snapshotter::{Snapshotter, StartError};
+
+/// Largest request taken: containerd's own limit.
+const MESSAGE_MAX: usize = 16 << 20;
+/// Threads that decode and send; the work itself runs on blocking threads.
+const WORKERS: usize = 2;
+/// Most calls that do their work at once; further ones wait.
+const BLOCKING: usize = 32;
+
+/// Why the daemon ended with an error.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// The root cannot be served.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The socket cannot be had.
+    #[error("socket {}: {problem}", path.display())]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Metrics cannot be served.
+    #[error("metrics at {address}: {source}; choose another address")]
+    Metrics {
+        /// Where they should be.
+        address: std::net::SocketAddr,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// Logging cannot be set up.
+    #[error("log: {0}")]
+    Log(String),
+    /// The runtime or a signal handler cannot be set up.
+    #[error("cannot set up the daemon: {0}")]
+    Setup(#[from] io::Error),
+    /// The server failed.
+    #[error("server: {0}")]
+    Server(#[from] tonic::transport::Error),
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
+    set_up_log(&config.log)?;
+    // Modes of snapshot directories are given exactly where they are made.
+    rustix::process::umask(Mode::empty());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .enable_all()
+        .build()?;
+    let snapshots = Arc::new(Snapshotter::open(config, runtime.handle())?);
+    let background = Background::start(&snapshots);
+    let result = runtime.block_on(serve(config, Arc::clone(&snapshots)));
+    runtime.shutdown_timeout(config.shutdown_grace);
+    background.stop(&snapshots);
+    result.inspect(|()| tracing::info!("stopped"))
+}
+
+/// Threads that work for nobody in particular.
+struct Background(std::thread::JoinHandle<()>);
+
+impl Background {
+    fn start(snapshots: &Arc<Snapshotter>) -> Self {
+        let snapshots = Arc::clone(snapshots);
+        Self(std::thread::spawn(move || {
+            snapshots.cleanup();
+            snapshots.run_sync();
+        }))
+    }
+
+    fn stop(self, snapshots: &Snapshotter) {
+        snapshots.stop_sync();
+        if self.0.join().is_err() {
+            tracing::error!("the background thread ended in an unforeseen way");
+        }
+    }
+}
+
+async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<(), ServeError> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let socket = Socket::open(&config.socket)?;
+    let metrics = Arc::new(Metrics::new());
+    let service = grpc::server(snapshots, Arc::clone(&metrics));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut server = tokio::spawn(
+        Server::builder()
+            .add_service(SnapshotsServer::new(service.clone()).max_decoding_message_size(MESSAGE_MAX))
+            .add_service(ControlServer::new(service))
+            .serve_with_incoming_shutdown(UnixListenerStream::new(socket.listener), async {
+                // An error means that the sender is gone: stop as well.
+                drop(stopped.await);
+            }),
+    );
+    let metrics = serve_metrics(config, metrics);
+    tokio::pin!(metrics);
+    tracing::info!(root = %config.root.display(), socket = %config.socket.display(), "serving");
+    notify(&[NotifyState::Ready]);
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: finishing calls under way"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: finishing calls under way"),
+        ended = &mut server => return ended.map_err(io::Error::other)?.map_err(ServeError::from),
+        Err(error) = &mut metrics => return Err(error),
+    }
+    notify(&[NotifyState::Stopping]);
+    drop(stop);
+    match tokio::time::timeout(config.shutdown_grace, server).await {
+        Ok(ended) => ended.map_err(io::Error::other)?.map_err(ServeError::from),
+        Err(_) => {
+            tracing::warn!(grace = ?config.shutdown_grace, "calls are still under way; stopping all the same");
+            Ok(())
+        }
+    }
+}
+
+async fn serve_metrics(config: &Config, metrics: Arc<Metrics>) -> Result<(), ServeError> {
+    match config.metrics {
+        None => Ok(()),
+        Some(address) => {
+            metrics::serve(metrics, address).await.map_err(|source| ServeError::Metrics { address, source })
+        }
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}
+
+/// The socket containerd connects to: from the service manager, or our own.
+struct Socket {
+    listener: UnixListener,
+}
+
+impl Socket {
+    fn open(path: &Path) -> Result<Self, ServeError> {
+        let fail = |problem: String| ServeError::Socket { path: path.to_owned(), problem };
+        let passed = listenfd::ListenFd::from_env().take_unix_listener(0);
+        let listener = match passed.map_err(|error| fail(error.to_string()))? {
+            Some(listener) => listener,
+            None => bind(path).map_err(fail)?,
+        };
+        listener.set_nonblocking(true).map_err(|error| fail(error.to_string()))?;
+        let listener = UnixListener::from_std(listener).map_err(|error| fail(error.to_string()))?;
+        Ok(Self { listener })
+    }
+}
+
+/// Binds with mode 0600, in the place of a socket that a dead daemon left.
+fn bind(path: &Path) -> Result<StdListener, String> {
+    let say = |error: io::Error| error.to_string();
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)
+            .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
+    }
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(say(error)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err("something that is not a socket is there; move it aside".to_owned());
+        }
+        Ok(_) if UnixStream::connect(path).is_ok() => {
+            return Err("another process listens there; stop it, or choose another path".to_owned());
+        }
+        Ok(_) => fs::remove_file(path).map_err(say)?,
+    }
+    // Nobody may connect between bind and chmod.
+    let before = rustix::process::umask(Mode::from(0o177));
+    let listener = StdListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener.map_err(say)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(say)?;
+    Ok(listener)
+}
+
+fn set_up_log(log: &LogConfig) -> Result<(), ServeError> {
+    use tracing_subscriber::EnvFilter;
+    // A plain level is about us, not about the chatter of the HTTP/2 library.
+    let directives = match log.level.parse::<tracing::Level>() {
+        Ok(level) => format!("warn,overstream={level}"),
+        Err(_) => log.level.clone(),
+    };
+    let filter = EnvFilter::try_new(directives).map_err(|error| ServeError::Log(error.to_string()))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let result = match log.format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    result.map_err(|error| ServeError::Log(error.to_string()))
+}

@@ -1,0 +1,99 @@
+//! Deleting what removed snapshots left on disk, outside any transaction.
+//!
+//! A failure to delete is logged and tried again by the next Cleanup; it is never the client's problem,
+//! because an error would make containerd give up its whole garbage collection.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::PoisonError;
+
+use super::Snapshotter;
+use crate::error::{Error, IoContext, Result};
+use crate::layout;
+use crate::metastore::{Garbage, ROOT_STORE, Row};
+use crate::placement::volume::Home;
+use crate::tree;
+
+impl Snapshotter {
+    /// Deletes all garbage it can.
+    pub(crate) fn cleanup(&self) {
+        let _one_at_a_time = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.delete_garbage() {
+            tracing::warn!(%error, "cleanup could not read or write the database");
+        }
+    }
+
+    fn delete_garbage(&self) -> Result<()> {
+        let mut deleted = Vec::new();
+        for garbage in self.meta.garbage()? {
+            crate::crash::point("cleanup: before delete");
+            match self.delete(&garbage) {
+                Ok(()) => deleted.push(garbage.id),
+                Err(error) => {
+                    tracing::warn!(id = garbage.id, store = garbage.store, %error, "cannot delete, kept for later");
+                }
+            }
+        }
+        crate::crash::point("cleanup: deleted");
+        self.meta.forget_garbage(&deleted)
+    }
+
+    fn delete(&self, garbage: &Garbage) -> Result<()> {
+        if garbage.store != ROOT_STORE {
+            self.unlink_from_root(garbage.id)?;
+        }
+        match &garbage.volume_dir {
+            Some(directory) => self.delete_on_volume(garbage.id, Path::new(directory)),
+            None => {
+                let base = self.stores.ready(&garbage.store, &self.meta, &self.features)?;
+                let directory = layout::snapshot(base, garbage.id);
+                tree::remove(&directory).at("delete", &directory)
+            }
+        }
+    }
+
+    /// Deletes an upper on a volume, if the volume is there and the upper is still that snapshot's.
+    fn delete_on_volume(&self, id: u64, directory: &Path) -> Result<()> {
+        let (Some(mount), Some(name)) =
+            (directory.parent().and_then(Path::parent), directory.file_name().and_then(|name| name.to_str()))
+        else {
+            return Err(Error::BadRow { id, problem: format!("volume directory {directory:?}") });
+        };
+        if !crate::mountinfo::read()?.iter().any(|found| found.path == mount) {
+            // The volume went with its pod, and the upper with it.
+            return Ok(());
+        }
+        let owner = Home::open(mount, name)?.map(|home| home.owner()).transpose()?.flatten();
+        match owner {
+            Some(owner) if owner.root == self.stores.root_uuid() && owner.snapshot == id => {
+                tree::remove(directory).at("delete", directory)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a committed snapshot of another store reachable below the root, among all layers.
+    pub(super) fn link_into_root(&self, row: &Row, own: &Path) -> Result<()> {
+        if row.placement.store == ROOT_STORE {
+            return Ok(());
+        }
+        let link = layout::snapshot(self.stores.root(), row.id);
+        match symlink(own, &link) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                self.unlink_from_root(row.id)?;
+                symlink(own, &link).at("create", &link)
+            }
+            other => other.at("create", &link),
+        }
+    }
+
+    fn unlink_from_root(&self, id: u64) -> Result<()> {
+        let link = layout::snapshot(self.stores.root(), id);
+        match fs::symlink_metadata(&link) {
+            Ok(found) if found.file_type().is_symlink() => fs::remove_file(&link).at("delete", &link),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Prepare and View: checks, a place, directories, the row; in this order.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use super::{Snapshotter, without_empty};
+use crate::error::{Error, IoContext, Result};
+use crate::idmap;
+use crate::layout;
+use crate::metastore::{Layer, NewSnapshot, Place, Placement, ROOT_STORE, Removal, Row};
+use crate::placement::{Decision, Request, Resume, Target};
+use crate::snapshot::{Info, KeyHint, Kind, Labels, Mount, Time, Usage};
+
+/// A snapshot that a client asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct New<'a> {
+    /// Plugin name.
+    pub snapshotter: &'a str,
+    /// Its key.
+    pub key: &'a str,
+    /// Name of a committed snapshot, or empty.
+    pub parent: &'a str,
+    /// Its labels.
+    pub labels: &'a Labels,
+    /// containerd's namespace from the request's header; empty if there was none.
+    pub namespace: &'a str,
+}
+
+/// What creating a snapshot has to do on disk.
+struct Plan {
+    id: u64,
+    placement: Placement,
+    resumes: bool,
+}
+
+impl Snapshotter {
+    pub(super) fn create(&self, kind: Kind, new: &New<'_>) -> Result<Vec<Mount>> {
+        let chain = self.meta.check_new(new.snapshotter, new.key, new.parent)?;
+        if new.key.is_empty() {
+            return Err(Error::InvalidArgument("the key of the snapshot is empty".to_owned()));
+        }
+        let labels = without_empty(new.labels);
+        let mapped = idmap::root_owner(&labels)?;
+        self.check_chain(&chain)?;
+        let owner = match (mapped, chain.first()) {
+            (Some(root), _) => (root.uid, root.gid),
+            (None, Some(parent)) => self.owner_of(parent)?,
+            (None, None) => (0, 0),
+        };
+        let new = New { labels: &labels, ..*new };
+        let plan = self.plan(kind, &new, &chain)?;
+        crate::crash::point("prepare: before directories");
+        let made = self.make_directories(kind, &plan, owner)?;
+        match self.record(kind, &new, &plan, &chain) {
+            Ok(mounts) => Ok(mounts),
+            Err(error) => {
+                if let Some(directory) = made {
+                    self.discard(plan.id, &plan.placement.store, &directory);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Decides where the files go; nothing has changed on disk yet.
+    fn plan(&self, kind: Kind, new: &New<'_>, chain: &[Layer]) -> Result<Plan> {
+        let hint = KeyHint::of(new.key);
+        if kind == Kind::View || hint.is_extraction() {
+            let reason = if kind == Kind::View { "views use the layer store" } else { "image layers use the layer store" };
+            return Ok(self.fresh(placed(ROOT_STORE, reason)));
+        }
+        let namespace = if hint.namespace.is_empty() { new.namespace } else { hint.namespace };
+        let request = Request { snapshotter: new.snapshotter, namespace, hint, labels: new.labels };
+        let decision = self.policy.decide(&request)?;
+        if let Some(resumed) = self.find_resumed(&decision, &request, chain)? {
+            return Ok(resumed.into_plan(decision));
+        }
+        let mut placement = placed("", &decision.reason);
+        placement.retain = decision.retain;
+        // Overlay needs a lower: without a parent there is a bind mount, which is never volatile.
+        if decision.volatile && !chain.is_empty() {
+            placement.volatile_boot = Some(self.features.boot.clone());
+        }
+        match decision.target {
+            Target::Store(store) => placement.store = store,
+            Target::Volume { store, .. } => {
+                placement.store = store;
+                placement.place = Place::Pending;
+            }
+        }
+        Ok(self.fresh(placement))
+    }
+
+    fn fresh(&self, placement: Placement) -> Plan {
+        Plan { id: self.next_id.fetch_add(1, Ordering::Relaxed), placement, resumes: false }
+    }
+
+    /// Makes a new snapshot's directories; returns what to delete should recording it fail.
+    fn make_directories(&self, kind: Kind, plan: &Plan, owner: (u32, u32)) -> Result<Option<PathBuf>> {
+        if plan.resumes || plan.placement.place != Place::Store {
+            return Ok(None);
+        }
+        let base = self.stores.ready(&plan.placement.store, &self.meta, &self.features)?;
+        let directory = layout::snapshot(base, plan.id);
+        make_snapshot(&directory, kind, owner).inspect_err(|_| {
+            self.discard(plan.id, &plan.placement.store, &directory);
+        })?;
+        crate::crash::point("prepare: directories made");
+        Ok(Some(directory))
+    }
+
+    /// Writes the row and returns the mounts; mounts that cannot be are found out before the row.
+    fn record(&self, kind: Kind, new: &New<'_>, plan: &Plan, chain: &[Layer]) -> Result<Vec<Mount>> {
+        let row = provisional_row(kind, new, plan);
+        let mounts = match plan.placement.place {
+            Place::Pending => self.provisional_mounts(chain)?,
+            _ => self.mounts_of(&row, chain)?,
+        };
+        self.meta.create(&NewSnapshot {
+            id: plan.id,
+            snapshotter: new.snapshotter,
+            key: new.key,
+            parent: new.parent,
+            kind,
+            labels: new.labels,
+            placement: &plan.placement,
+            resumes: plan.resumes,
+        })?;
+        crate::crash::point("prepare: recorded");
+        if plan.placement.place != Place::Pending || self.identity_from_labels(&row).is_none() {
+            return Ok(mounts);
+        }
+        // Its labels tell whose it is, so its place can be settled now; a failure must leave nothing.
+        self.mounts(new.snapshotter, new.key, new.namespace).or_else(|error| {
+            self.meta.remove(&row, &Removal::Leave)?;
+            Err(error)
+        })
+    }
+
+    /// Gives up directories whose snapshot was not recorded.
+    pub(super) fn discard(&self, id: u64, store: &str, directory: &Path) {
+        let Err(error) = crate::tree::remove(directory) else { return };
+        tracing::warn!(directory = %directory.display(), %error, "cannot delete, left to Cleanup");
+        if let Err(error) = self.meta.note_garbage(id, store) {
+            tracing::warn!(id, %error, "cannot note garbage, left to the next start");
+        }
+    }
+
+    /// Owner of a layer's root, which a new snapshot's root inherits.
+    pub(super) fn owner_of(&self, layer: &Layer) -> Result<(u32, u32)> {
+        let path = layout::snapshot(self.stores.root(), layer.id).join(layout::FS);
+        match fs::metadata(&path) {
+            Ok(found) => Ok((found.uid(), found.gid())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::DataLoss(format!(
+                "the files of layer {:?} are not in {}; if its store's disk is mounted, remove the image and pull \
+                 it again",
+                layer.name,
+                path.display()
+            ))),
+            Err(error) => Err(error).at("read", &path),
+        }
+    }
+
+    /// Refuses layers whose data may have been lost in a power failure.
+    pub(super) fn check_chain(&self, chain: &[Layer]) -> Result<()> {
+        let lost = |layer: &&Layer| {
+            layer.unsynced_boot.as_ref().is_some_and(|boot| *boot != self.features.boot)
+        };
+        chain.iter().find(lost).map_or(Ok(()), |layer| {
+            Err(Error::FailedPrecondition(format!(
+                "layer {:?} was unpacked just before the host went down and its files may be incomplete: remove \
+                 the image and pull it again",
+                layer.name
+            )))
+        })
+    }
+}
+
+/// A place in a store of type `dir`, with nothing special about it.
+pub(super) fn placed(store: &str, reason: &str) -> Placement {
+    Placement {
+        store: store.to_owned(),
+        place: Place::Store,
+        reason: reason.to_owned(),
+        retain: false,
+        volatile_boot: None,
+    }
+}
+
+impl super::retain::Resumed {
+    fn into_plan(self, decision: Decision) -> Plan {
+        let mut placement = placed(&self.store, &format!("{}; resumed", decision.reason));
+        placement.retain = decision.retain || decision.resume != Resume::Fresh;
+        Plan { id: self.id, placement, resumes: true }
+    }
+}
+
+/// The row as it will be, for mounts that are wanted before it is written.
+fn provisional_row(kind: Kind, new: &New<'_>, plan: &Plan) -> Row {
+    let placement = plan.placement.clone();
+    let now = Time::now();
+    let info = Info {
+        name: new.key.to_owned(),
+        parent: new.parent.to_owned(),
+        kind,
+        created: now,
+        updated: now,
+        labels: new.labels.clone(),
+    };
+    let snapshotter = new.snapshotter.to_owned();
+    Row { id: plan.id, snapshotter, info, parent: None, usage: Usage::default(), placement }
+}
+
+/// Makes `<directory>/fs`, owned by `owner`, and `work` for an active snapshot.
+///
+/// Modes are exact because the daemon runs with umask 0.
+pub(super) fn make_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> Result<()> {
+    let make = |path: &Path, mode: u32| match fs::DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other.at("create", path),
+    };
+    make(directory, 0o700)?;
+    crate::crash::point("prepare: snapshot directory made");
+    let fs = directory.join(layout::FS);
+    make(&fs, 0o755)?;
+    if owner != (0, 0) {
+        chown(&fs, Some(owner.0), Some(owner.1)).at("change the owner of", &fs)?;
+    }
+    if kind == Kind::Active {
+        make(&directory.join(layout::WORK), 0o711)?;
+    }
+    Ok(())
+}

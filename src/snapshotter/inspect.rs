@@ -1,0 +1,284 @@
+//! What people ask: where does a snapshot lie, why, how much space is used, what was retained.
+
+use std::path::Path;
+
+use super::Snapshotter;
+use crate::error::{Error, Result};
+use crate::filter::{Filter, SnapshotFields};
+use crate::layout;
+use crate::metastore::{Layer, Place, ROOT_STORE, Row};
+use crate::mountinfo;
+use crate::placement::volume::{DIRECTORY, Home};
+use crate::probe;
+use crate::snapshot::{KeyHint, Kind, Mount, Time, Usage};
+use crate::usage::{self, Cancel};
+
+/// Where one snapshot lies, and why.
+#[derive(Debug)]
+pub(crate) struct Explanation {
+    /// The snapshot.
+    pub row: Row,
+    /// Its upper's directory; empty while not settled.
+    pub upper: String,
+    /// What containerd is told to mount; empty for a committed snapshot.
+    pub mounts: Vec<Mount>,
+    /// Layer directories, top first.
+    pub layers: Vec<String>,
+    /// What a reader should know besides.
+    pub notes: Vec<String>,
+}
+
+/// Space in one store.
+#[derive(Debug, Default)]
+pub(crate) struct StoreReport {
+    /// Its name.
+    pub name: String,
+    /// "root", "dir" or "volume".
+    pub kind: &'static str,
+    /// Its directory, or its pattern.
+    pub path: String,
+    /// Why it cannot be used now; empty if it can.
+    pub problem: String,
+    /// Committed snapshots, as of their Commit.
+    pub committed: (u64, Usage),
+    /// Active snapshots, walked now.
+    pub active: (u64, Usage),
+    /// Views.
+    pub views: u64,
+    /// Retained uppers.
+    pub retained: u64,
+    /// Removed snapshots whose files are still there.
+    pub garbage: u64,
+    /// Total and available bytes of its file system.
+    pub space: (u64, u64),
+}
+
+/// An upper without a snapshot.
+#[derive(Debug)]
+pub(crate) struct RetainedUpper {
+    /// Number of its directory; zero on a volume.
+    pub id: u64,
+    /// Plugin name.
+    pub snapshotter: String,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// Name it is found by.
+    pub name: String,
+    /// Name of its store.
+    pub store: String,
+    /// Its directory.
+    pub upper: String,
+    /// When its snapshot was removed; unknown on a volume.
+    pub removed: Option<Time>,
+    /// Identities of its layers, top first.
+    pub chain: Vec<String>,
+}
+
+impl Snapshotter {
+    /// Lists snapshots of all plugin names with their places and uppers.
+    pub(crate) fn list_places(&self, filters: &[String]) -> Result<Vec<(Row, String)>> {
+        let filter = Filter::parse(filters).map_err(|error| Error::InvalidArgument(error.to_string()))?;
+        let mut found = Vec::new();
+        self.meta.for_each(None, |row| {
+            if filter.matches(&SnapshotFields::of(&row.info)) {
+                let upper = self.upper_of(&row);
+                found.push((row, upper));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Explains the snapshot whose key is `key`, or ends in it where that is unambiguous.
+    pub(crate) fn explain(&self, snapshotter: Option<&str>, key: &str) -> Result<Explanation> {
+        let (snapshotter, key) = self.resolve(snapshotter, key)?;
+        let (row, chain) = self.meta.get_with_chain(&snapshotter, &key)?;
+        let (mut mounts, mut notes) = (Vec::new(), Vec::new());
+        if row.info.kind == Kind::Committed {
+            notes.push("a committed snapshot has no mounts of its own; it is a layer of others".to_owned());
+        } else {
+            match self.mounts_of(&row, &chain) {
+                Ok(list) => mounts = list,
+                Err(error) => notes.push(error.to_string()),
+            }
+        }
+        notes.extend(self.check_chain(&chain).err().map(|error| error.to_string()));
+        let upper = self.upper_of(&row);
+        let layers = chain.iter().map(|layer| self.layer_path(layer)).collect();
+        Ok(Explanation { upper, mounts, layers, notes, row })
+    }
+
+    fn upper_of(&self, row: &Row) -> String {
+        self.directory(row).map_or_else(|_| String::new(), |own| own.join(layout::FS).display().to_string())
+    }
+
+    /// A layer's directory; its real place, where that is another store.
+    fn layer_path(&self, layer: &Layer) -> String {
+        let path = layout::snapshot(self.stores.root(), layer.id);
+        let real = if layer.store == ROOT_STORE { path } else { std::fs::read_link(&path).unwrap_or(path) };
+        real.join(layout::FS).display().to_string()
+    }
+
+    /// Finds the snapshot a person means.
+    fn resolve(&self, snapshotter: Option<&str>, key: &str) -> Result<(String, String)> {
+        let (mut exact, mut similar) = (Vec::new(), Vec::new());
+        self.meta.for_each(snapshotter, |row| {
+            let full = (row.snapshotter, row.info.name);
+            if full.1 == key {
+                exact.push(full);
+            } else if KeyHint::of(&full.1).user_key == key {
+                similar.push(full);
+            }
+            Ok(())
+        })?;
+        let mut found = if exact.is_empty() { similar } else { exact };
+        match (found.pop(), found.len()) {
+            (None, _) => Err(Error::NotFound(format!("snapshot {key:?} (`overstream ls` lists all)"))),
+            (Some(one), 0) => Ok(one),
+            (Some(last), _) => {
+                found.push(last);
+                let all: Vec<_> = found.iter().map(|(name, key)| format!("{name} {key}")).collect();
+                Err(Error::InvalidArgument(format!(
+                    "{key:?} could be any of these snapshots; give the whole key, and --snapshotter:\n  {}",
+                    all.join("\n  ")
+                )))
+            }
+        }
+    }
+
+    /// Reports the space used in every store.
+    pub(crate) fn report(&self, cancel: &Cancel) -> Result<Vec<StoreReport>> {
+        let mut reports: Vec<StoreReport> = self
+            .stores
+            .directories()
+            .map(|name| self.directory_report(name))
+            .chain(self.stores.volumes().map(|(name, pattern)| StoreReport {
+                name: name.to_owned(),
+                kind: "volume",
+                path: pattern.as_str().to_owned(),
+                ..StoreReport::default()
+            }))
+            .collect();
+        self.meta.for_each(None, |row| {
+            if let Some(report) = reports.iter_mut().find(|report| report.name == row.placement.store) {
+                self.add(report, &row, cancel);
+            }
+            Ok(())
+        })?;
+        let retained = self.meta.retained()?.into_iter().map(|retained| retained.store);
+        let garbage = self.meta.garbage()?.into_iter().map(|garbage| garbage.store);
+        let find = |reports: &mut Vec<StoreReport>, name: &str, add: fn(&mut StoreReport)| {
+            reports.iter_mut().filter(|report| report.name == name).for_each(add);
+        };
+        retained.for_each(|name| find(&mut reports, &name, |report| report.retained += 1));
+        garbage.for_each(|name| find(&mut reports, &name, |report| report.garbage += 1));
+        Ok(reports)
+    }
+
+    fn directory_report(&self, name: &str) -> StoreReport {
+        let mut report = StoreReport {
+            name: name.to_owned(),
+            kind: if name == ROOT_STORE { "root" } else { "dir" },
+            path: self.stores.path(name).map_or_else(|_| String::new(), |path| path.display().to_string()),
+            ..StoreReport::default()
+        };
+        let space = self
+            .stores
+            .ready(name, &self.meta, &self.features)
+            .and_then(|path| probe::space(path).map_err(|error| Error::Unavailable(error.to_string())));
+        match space {
+            Ok(space) => report.space = space,
+            Err(error) => report.problem = error.to_string(),
+        }
+        report
+    }
+
+    fn add(&self, report: &mut StoreReport, row: &Row, cancel: &Cancel) {
+        let (total, usage) = match row.info.kind {
+            Kind::View => {
+                report.views += 1;
+                return;
+            }
+            Kind::Committed => (&mut report.committed, row.usage),
+            Kind::Active => {
+                // An upper that vanishes while it is walked takes no space.
+                let walked = self.directory(row).and_then(|own| usage::measure(&own, cancel));
+                (&mut report.active, walked.unwrap_or_default())
+            }
+        };
+        total.0 += 1;
+        total.1.bytes += usage.bytes;
+        total.1.inodes += usage.inodes;
+    }
+
+    /// Lists uppers that outlived their snapshots: those noted in stores, and those found on volumes.
+    pub(crate) fn retained(&self) -> Result<Vec<RetainedUpper>> {
+        let mut all = Vec::new();
+        for retained in self.meta.retained()? {
+            let base = self.stores.path(&retained.store)?;
+            all.push(RetainedUpper {
+                upper: layout::snapshot(base, retained.id).join(layout::FS).display().to_string(),
+                id: retained.id,
+                snapshotter: retained.snapshotter,
+                namespace: retained.namespace,
+                name: retained.name,
+                store: retained.store,
+                removed: Some(retained.removed),
+                chain: retained.chain,
+            });
+        }
+        all.extend(self.retained_on_volumes()?);
+        Ok(all)
+    }
+
+    fn retained_on_volumes(&self) -> Result<Vec<RetainedUpper>> {
+        let mut owned = std::collections::HashSet::new();
+        self.meta.for_each(None, |row| {
+            if let Place::Volume(directory) = row.placement.place {
+                owned.insert(directory);
+            }
+            Ok(())
+        })?;
+        let mounts = mountinfo::read()?;
+        let mut found = Vec::new();
+        for (store, pattern) in self.stores.volumes() {
+            let matching =
+                mounts.iter().filter(|mount| mount.path.to_str().is_some_and(|path| pattern.is_match(path)));
+            for mount in matching {
+                found.extend(uppers_on(store, &mount.path).into_iter().filter(|upper| {
+                    !Path::new(&upper.upper).parent().is_some_and(|own| owned.contains(&*own.to_string_lossy()))
+                }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Deletes a retained upper.
+    pub(crate) fn remove_retained(&self, id: u64) -> Result<()> {
+        self.meta.discard_retained(id)?;
+        self.cleanup();
+        Ok(())
+    }
+}
+
+/// Uppers on one volume. A volume without any, or one that cannot be read, has none to show.
+fn uppers_on(store: &str, mount: &Path) -> Vec<RetainedUpper> {
+    let Ok(entries) = std::fs::read_dir(mount.join(DIRECTORY)) else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names
+        .filter_map(|name| {
+            let home = Home::open(mount, &name).ok()??;
+            let owner = home.owner().ok()??;
+            Some(RetainedUpper {
+                id: 0,
+                snapshotter: String::new(),
+                namespace: String::new(),
+                upper: home.path().join(layout::FS).display().to_string(),
+                name,
+                store: store.to_owned(),
+                removed: None,
+                chain: owner.chain,
+            })
+        })
+        .collect()
+}

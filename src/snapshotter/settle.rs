@@ -1,0 +1,307 @@
+//! Settling the place of a container's upper on its volume, at the latest when its mounts are needed.
+//!
+//! Until containerd knows the container, a client gets a read-only view of the layers: CRI looks up
+//! users in the image before it stores the container. An upper already there is taken over only if it
+//! belongs on the same chain of layers and no mount uses it; the snapshot that had it says `moved`.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Snapshotter;
+use super::create::{make_snapshot, placed};
+use super::volatile;
+use crate::config::Otherwise;
+use crate::error::{Error, IoContext, Result};
+use crate::idmap;
+use crate::layout;
+use crate::metastore::{Layer, Place, ROOT_STORE, Row};
+use crate::mountinfo;
+use crate::mounts::{self, View};
+use crate::placement::identity::Identity;
+use crate::placement::volume::{self, Found, Home, NoVolume, Owner};
+use crate::placement::{Decision, Request, Target};
+use crate::probe;
+use crate::snapshot::{KeyHint, Kind, Mount};
+
+/// How long mounts that were handed out but never mounted keep others off the upper.
+const HANDED_OUT: Duration = Duration::from_secs(60);
+
+/// Uppers on volumes whose mounts were handed out, and what their workdir looked like then.
+///
+/// The kernel makes `work/work` anew at every mount, so a change since then shows that the mounts were
+/// used, and the kernel's word that the upper is free can be trusted.
+#[derive(Debug, Default)]
+pub(super) struct HandedOut(Mutex<HashMap<PathBuf, Handed>>);
+
+/// Who got the mounts, when, and the workdir as it was then.
+type Handed = (u64, Instant, Option<Workdir>);
+
+/// Inode number and change time of `work/work`.
+type Workdir = (u64, i64, i64);
+
+impl HandedOut {
+    fn note(&self, directory: &Path, id: u64) {
+        let entry = (id, Instant::now(), workdir(directory));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(directory.to_owned(), entry);
+    }
+
+    /// True if another snapshot's mounts for this upper may be about to be mounted.
+    fn is_pending(&self, directory: &Path, id: u64) -> bool {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.get(directory).is_some_and(|(owner, since, before)| {
+            *owner != id && since.elapsed() < HANDED_OUT && *before == workdir(directory)
+        })
+    }
+
+    /// A removed snapshot's mounts will not be mounted any more.
+    pub(super) fn forget(&self, directory: &Path) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(directory);
+    }
+}
+
+fn workdir(directory: &Path) -> Option<Workdir> {
+    let found = std::fs::symlink_metadata(directory.join(layout::WORK).join("work")).ok()?;
+    Some((found.ino(), found.ctime(), found.ctime_nsec()))
+}
+
+impl Snapshotter {
+    /// Makes sure that a snapshot has a place; nothing while containerd does not know the container.
+    pub(super) fn settled(&self, row: Row, chain: &[Layer], namespace: &str) -> Result<Option<Row>> {
+        if row.placement.place != Place::Pending {
+            return Ok(Some(row));
+        }
+        let key = row.info.name.clone();
+        let hint = KeyHint::of(&key);
+        let namespace = if hint.namespace.is_empty() { namespace } else { hint.namespace };
+        let identity = match self.identity_from_labels(&row) {
+            Some(identity) => identity,
+            None => match self.ask_containerd(&row, namespace, hint.user_key)? {
+                Some(identity) => identity,
+                None => return Ok(None),
+            },
+        };
+        let labels = row.info.labels.clone();
+        let request = Request { snapshotter: &row.snapshotter.clone(), namespace, hint, labels: &labels };
+        self.settle(row, chain, &request, &identity).map(Some)
+    }
+
+    /// Whose container a snapshot is by its labels, where those are trusted.
+    pub(super) fn identity_from_labels(&self, row: &Row) -> Option<Identity> {
+        let container = KeyHint::of(&row.info.name).user_key;
+        self.policy
+            .trusts_identity_labels()
+            .then(|| Identity::from_snapshot(&row.info.labels, container))
+            .flatten()
+    }
+
+    fn ask_containerd(&self, row: &Row, namespace: &str, container: &str) -> Result<Option<Identity>> {
+        if namespace.is_empty() {
+            return Err(Error::FailedPrecondition(format!(
+                "key {:?} names no containerd namespace, so nobody can be asked whose container it is",
+                row.info.name
+            )));
+        }
+        let record = self.containers.find(namespace, container)?;
+        let ours = record.filter(|record| {
+            record.snapshot_key == container && record.snapshotter == row.snapshotter
+        });
+        Ok(ours.map(|record| Identity::from_record(&record, container)))
+    }
+
+    fn settle(
+        &self,
+        row: Row,
+        chain: &[Layer],
+        request: &Request<'_>,
+        identity: &Identity,
+    ) -> Result<Row> {
+        let decision = self.policy.decide(request)?;
+        let Target::Volume { store, rule: index } = &decision.target else {
+            return self.settle_in_store(row, chain, decision, "the configuration changed");
+        };
+        let without = || self.policy.decide_without_volume(*index, request);
+        if identity.sandbox {
+            return self.settle_in_store(row, chain, without()?, "a sandbox gets no volume");
+        }
+        let Some(rule) = self.policy.rules.get(*index) else {
+            return Err(Error::FailedPrecondition(format!("rule {index} is gone")));
+        };
+        match volume::find(self.stores.pattern(store)?, rule, identity, &mountinfo::read()?) {
+            Ok(found) => self.settle_on_volume(row, chain, &decision, store, &found),
+            Err(problem @ (NoVolume::Unknown(_) | NoVolume::None(_)))
+                if rule.otherwise == Otherwise::Next =>
+            {
+                self.settle_in_store(row, chain, without()?, &problem.to_string())
+            }
+            Err(problem) => Err(Error::FailedPrecondition(format!(
+                "rule {} gives snapshot {:?} an upper in store {store:?}, but {problem}; the rule's `otherwise` \
+                 decides what happens then",
+                rule.number, row.info.name
+            ))),
+        }
+    }
+
+    /// Commit needs the files of a snapshot whose place was never settled: it is empty.
+    pub(super) fn settled_for_commit(&self, row: Row) -> Result<Row> {
+        if row.placement.place != Place::Pending {
+            return Ok(row);
+        }
+        let chain = row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
+        let decision = Decision {
+            target: Target::Store(ROOT_STORE.to_owned()),
+            retain: false,
+            resume: crate::placement::Resume::Fresh,
+            volatile: false,
+            reason: "committed before it was mounted".to_owned(),
+        };
+        self.settle_in_store(row, &chain, decision, "empty")
+    }
+
+    fn settle_in_store(&self, mut row: Row, chain: &[Layer], decision: Decision, why: &str) -> Result<Row> {
+        let Target::Store(store) = &decision.target else {
+            return Err(Error::FailedPrecondition(format!("rule for {:?} leads to a volume", row.info.name)));
+        };
+        let base = self.stores.ready(store, &self.meta, &self.features)?;
+        let directory = layout::snapshot(base, row.id);
+        make_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
+        let mut placement = placed(store, &format!("{}; {why}", decision.reason));
+        placement.retain = decision.retain;
+        if decision.volatile && !chain.is_empty() {
+            placement.volatile_boot = Some(self.features.boot.clone());
+        }
+        self.meta.settle(row.id, &placement).inspect_err(|_| self.discard(row.id, store, &directory))?;
+        row.placement = placement;
+        Ok(row)
+    }
+
+    fn settle_on_volume(
+        &self,
+        mut row: Row,
+        chain: &[Layer],
+        decision: &Decision,
+        store: &str,
+        found: &Found,
+    ) -> Result<Row> {
+        let _one_at_a_time = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        probe::check_upper(&found.mount, &self.features)
+            .map_err(|problem| Error::FailedPrecondition(format!("store {store:?}: {problem}")))?;
+        let home = Home::create(&found.mount, &found.subdirectory, self.owner_for(&row, chain)?)?;
+        crate::crash::point("settle: volume directory made");
+        let identity = self.chain_identity(chain);
+        self.check_take_over(&row, &home, &identity)?;
+        home.set_owner(&Owner::new(self.stores.root_uuid(), row.id, identity, self.features.userxattr))?;
+        crate::crash::point("settle: identity written");
+        let mut placement = placed(store, &format!("{}: volume {}", decision.reason, found.mount.display()));
+        placement.place = Place::Volume(home.path().display().to_string());
+        placement.retain = decision.retain;
+        self.meta.settle(row.id, &placement)?;
+        crate::crash::point("settle: recorded");
+        row.placement = placement;
+        Ok(row)
+    }
+
+    /// Refuses an upper that is another chain's, or that somebody uses or is about to use.
+    fn check_take_over(&self, row: &Row, home: &Home, chain: &[String]) -> Result<()> {
+        let refuse = |problem: &str| {
+            Err(Error::FailedPrecondition(format!("upper in {}: {problem}", home.path().display())))
+        };
+        match home.owner()? {
+            None if home.is_empty()? => return Ok(()),
+            None => return refuse("there are files, but nothing says whose they are; move them aside"),
+            Some(owner) if owner.chain != chain => {
+                return refuse(&format!(
+                    "it belongs on layer {:?}, the container now runs on {:?}; use the former image, or move the \
+                     directory aside to start with an empty upper",
+                    owner.chain.first().map_or("none", String::as_str),
+                    chain.first().map_or("none", String::as_str)
+                ));
+            }
+            Some(owner) if owner.userxattr != self.features.userxattr => {
+                return refuse("its overlay marks are in the other attribute name space (root and rootless)");
+            }
+            Some(_) => {}
+        }
+        if self.handed_out.is_pending(home.path(), row.id) {
+            return Err(Error::Unavailable(format!(
+                "upper in {}: its mounts were just given to another container; try again in a minute",
+                home.path().display()
+            )));
+        }
+        let upper = home.path().join(layout::FS);
+        if probe::upper_in_use(&upper).at("ask the kernel about", &upper)? {
+            return refuse("another container still has it mounted");
+        }
+        Ok(())
+    }
+
+    /// Owner of the root directory of a new upper.
+    pub(super) fn owner_for(&self, row: &Row, chain: &[Layer]) -> Result<(u32, u32)> {
+        match (idmap::root_owner(&row.info.labels)?, chain.first()) {
+            (Some(root), _) => Ok((root.uid, root.gid)),
+            (None, Some(parent)) => self.owner_of(parent),
+            (None, None) => Ok((0, 0)),
+        }
+    }
+
+    /// What a client gets while the place is not settled: the layers, read-only.
+    pub(super) fn provisional_mounts(&self, chain: &[Layer]) -> Result<Vec<Mount>> {
+        if chain.is_empty() {
+            return Err(Error::FailedPrecondition(
+                "a snapshot without parent cannot wait for its volume: its labels have to tell whose it is".to_owned(),
+            ));
+        }
+        mounts::mounts(&View {
+            kind: Kind::View,
+            own: self.stores.root(),
+            lowers: &self.lowers(chain)?,
+            id_maps: &[],
+            overlay_options: &self.options.overlay,
+            volatile: false,
+        })
+    }
+
+    /// Makes sure, before mounts are handed out, that the upper is there and is this snapshot's.
+    pub(super) fn check_upper(&self, row: &Row) -> Result<()> {
+        if row.info.kind != Kind::Active {
+            return Ok(());
+        }
+        let directory = self.directory(row)?;
+        if let Place::Volume(_) = row.placement.place {
+            self.check_volume(row, &directory)?;
+            self.handed_out.note(&directory, row.id);
+        } else if !directory.join(layout::FS).is_dir() {
+            return Err(Error::Unavailable(format!(
+                "the upper of snapshot {:?} is not in {}; is the disk of store {:?} mounted?",
+                row.info.name,
+                directory.display(),
+                row.placement.store
+            )));
+        }
+        volatile::make_mountable(row, &directory, &self.features.boot)
+    }
+
+    /// Another volume may have been mounted in the place of the one the upper lies on.
+    fn check_volume(&self, row: &Row, directory: &Path) -> Result<()> {
+        let (Some(mount), Some(name)) =
+            (directory.parent().and_then(Path::parent), directory.file_name().and_then(|name| name.to_str()))
+        else {
+            return Err(Error::BadRow { id: row.id, problem: format!("volume directory {directory:?}") });
+        };
+        let gone = |problem: &str| {
+            Error::Unavailable(format!("upper of snapshot {:?} in {}: {problem}", row.info.name, directory.display()))
+        };
+        if !mountinfo::read()?.iter().any(|found| found.path == mount) {
+            return Err(gone("its volume is not mounted"));
+        }
+        let home = Home::open(mount, name)?.ok_or_else(|| gone("the volume mounted there is another one"))?;
+        let owner = home.owner()?.ok_or_else(|| gone("the volume mounted there is another one"))?;
+        if owner.root == self.stores.root_uuid() && owner.snapshot == row.id {
+            Ok(())
+        } else {
+            Err(gone("it belongs to another snapshot now"))
+        }
+    }
+}

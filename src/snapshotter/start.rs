@@ -1,0 +1,245 @@
+//! Starting on a root: alone, on a sound database, with disk and database made to agree.
+//!
+//! Directories are made before their row and deleted after it. So what a crash leaves is a directory
+//! without a row (becomes garbage) or, where a power failure took a directory that was never synced, a
+//! row without a directory (an upper is made again, empty as it was; a lost layer is reported).
+
+use std::collections::HashSet;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+
+use super::create::make_snapshot;
+use super::settle::HandedOut;
+use super::{Options, Snapshotter, sync};
+use crate::config::Config;
+use crate::error::{Error, IoContext, Result};
+use crate::layout;
+use crate::metastore::{Metastore, OpenError, Place, Row};
+use crate::placement::Policy;
+use crate::placement::identity::Containerd;
+use crate::placement::stores::{Stores, make_directory};
+use crate::probe::{self, Features};
+use crate::snapshot::Kind;
+use crate::usage::UsageCache;
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// Another daemon has the root.
+    #[error("{}: another Overstream (pid {pid}) serves this root; stop it, or choose another root", root.display())]
+    Locked {
+        /// The root.
+        root: PathBuf,
+        /// Who has it.
+        pid: String,
+    },
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    /// The root cannot hold uppers.
+    #[error("root {}: {problem}", root.display())]
+    Root {
+        /// The root.
+        root: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Snapshots lie in a store that the configuration does not have.
+    #[error(
+        "the configuration has no store {store:?}, but {count} snapshots lie there; add it again, or remove them \
+         with the former configuration"
+    )]
+    StoreGone {
+        /// Its name.
+        store: String,
+        /// How many.
+        count: u64,
+    },
+    /// A store that was never used cannot be.
+    #[error("{0}")]
+    Store(Error),
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] Error),
+}
+
+impl Snapshotter {
+    /// Opens the root of a configuration. `runtime` carries the calls to containerd.
+    pub(crate) fn open(config: &Config, runtime: &tokio::runtime::Handle) -> Result<Self, StartError> {
+        let root = &config.root;
+        create_root(root)?;
+        let lock = lock_root(root)?;
+        let features = Features::detect().at("read", Path::new("/proc/sys/kernel/random/boot_id"))?;
+        let meta = Metastore::open(root)?;
+        make_directory(&layout::snapshots(root))?;
+        probe::check_upper(root, &features)
+            .map_err(|problem| StartError::Root { root: root.clone(), problem })?;
+        let root_uuid = meta.node_fact("uuid", &uuid::Uuid::new_v4().to_string())?;
+        let stores = Stores::new(root, &root_uuid, &config.stores);
+        check_stores(&stores, &meta, &features)?;
+        let next_id = AtomicU64::new(meta.last_id()?.max(largest_id(&stores)?) + 1);
+        let snapshotter = Self {
+            options: Options::new(config, &features),
+            policy: Policy::new(config),
+            containers: Box::new(Containerd::new(&config.containerd, runtime.clone())),
+            usage: UsageCache::default(),
+            cleaning: Mutex::new(()),
+            settling: Mutex::new(()),
+            handed_out: HandedOut::default(),
+            sync: sync::Queue::default(),
+            _lock: lock,
+            meta,
+            stores,
+            features,
+            next_id,
+        };
+        snapshotter.reconcile()?;
+        snapshotter.sync.wake();
+        Ok(snapshotter)
+    }
+
+    /// Makes disk and database agree.
+    fn reconcile(&self) -> Result<()> {
+        for store in self.stores.directories().map(str::to_owned).collect::<Vec<_>>() {
+            let Ok(base) = self.stores.ready(&store, &self.meta, &self.features) else { continue };
+            let present = directories(&layout::snapshots(base))?;
+            self.collect_strays(&store, &present)?;
+        }
+        let mut rows = Vec::new();
+        self.meta.for_each(None, |row| {
+            rows.push(row);
+            Ok(())
+        })?;
+        rows.iter().for_each(|row| self.mend(row));
+        Ok(())
+    }
+
+    /// Directories that no row needs become garbage.
+    fn collect_strays(&self, store: &str, present: &HashSet<u64>) -> Result<()> {
+        let mut known = self.meta.live_ids(store)?;
+        known.extend(self.meta.garbage()?.into_iter().map(|garbage| garbage.id));
+        for id in present.difference(&known) {
+            tracing::info!(id, store, "found a directory without a snapshot, left by a crash");
+            self.meta.note_garbage(*id, store)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the directories a row needs; what cannot be made is reported, and refused when asked for.
+    fn mend(&self, row: &Row) {
+        if row.placement.place != Place::Store {
+            return;
+        }
+        let Ok(directory) = self.directory(row) else { return };
+        let whole = directory.join(layout::FS).is_dir()
+            && (row.info.kind != Kind::Active || directory.join(layout::WORK).is_dir());
+        let reachable = self.stores.ready(&row.placement.store, &self.meta, &self.features).is_ok();
+        match (row.info.kind, whole, reachable) {
+            (Kind::Committed, true, _) => {
+                if let Err(error) = self.link_into_root(row, &directory) {
+                    tracing::error!(name = row.info.name, %error, "a layer cannot be reached below the root");
+                }
+            }
+            (Kind::Committed, false, true) => {
+                tracing::error!(
+                    name = row.info.name,
+                    directory = %directory.display(),
+                    "the files of a committed layer are missing; remove the image and pull it again"
+                );
+            }
+            (kind, false, true) => {
+                tracing::warn!(key = row.info.name, "an upper that was never written is made again");
+                if let Err(error) = self.mend_upper(row, kind, &directory) {
+                    tracing::error!(key = row.info.name, %error, "an upper is missing and cannot be made again");
+                }
+            }
+            (_, true, _) | (_, false, false) => {}
+        }
+    }
+
+    fn mend_upper(&self, row: &Row, kind: Kind, directory: &Path) -> Result<()> {
+        let chain = row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
+        make_snapshot(directory, kind, self.owner_for(row, &chain)?)
+    }
+}
+
+fn create_root(root: &Path) -> Result<()> {
+    layout::check_mountable(root)?;
+    if let Some(above) = root.parent() {
+        fs::create_dir_all(above).at("create", above)?;
+    }
+    make_directory(root)
+}
+
+/// Takes the root for this process, for as long as the file is open.
+fn lock_root(root: &Path) -> Result<File, StartError> {
+    let path = root.join("lock");
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&path).at("open", &path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).at("read", &path)?;
+            return Err(StartError::Locked { root: root.to_owned(), pid: pid.trim().to_owned() });
+        }
+        Err(TryLockError::Error(error)) => {
+            return Err(Error::Io { what: "lock", path, source: error }.into());
+        }
+    }
+    file.set_len(0).at("write", &path)?;
+    writeln!(file, "{}", std::process::id()).at("write", &path)?;
+    Ok(file)
+}
+
+/// A store that was never used must be usable; one that was may come back later.
+fn check_stores(stores: &Stores, meta: &Metastore, features: &Features) -> Result<(), StartError> {
+    for (store, count) in meta.stores_in_use()? {
+        if !stores.knows(&store) {
+            return Err(StartError::StoreGone { store, count });
+        }
+    }
+    for store in stores.directories() {
+        let Err(error) = stores.ready(store, meta, features) else { continue };
+        if meta.store_uuid(store, None)?.is_none() {
+            return Err(StartError::Store(error));
+        }
+        tracing::error!(store, %error, "a store cannot be used; its snapshots are refused until it can");
+    }
+    Ok(())
+}
+
+/// Numbers of the directories (and links) in a store.
+fn directories(snapshots: &Path) -> Result<HashSet<u64>> {
+    let mut ids = HashSet::new();
+    for entry in fs::read_dir(snapshots).at("read", snapshots)? {
+        let name = entry.at("read", snapshots)?.file_name();
+        match name.to_str().and_then(layout::parse_id) {
+            Some(id) => {
+                ids.insert(id);
+            }
+            None => tracing::warn!(
+                directory = %snapshots.display(),
+                name = %name.to_string_lossy(),
+                "found something that Overstream did not put there; left alone"
+            ),
+        }
+    }
+    Ok(ids)
+}
+
+fn largest_id(stores: &Stores) -> Result<u64> {
+    let mut largest = 0;
+    for store in stores.directories() {
+        let snapshots = layout::snapshots(stores.path(store)?);
+        if snapshots.is_dir() {
+            largest = directories(&snapshots)?.into_iter().max().unwrap_or(0).max(largest);
+        }
+    }
+    Ok(largest)
+}
