@@ -23,7 +23,10 @@ impl Control for Server {
         Ok(Response::new(batches(found, |(row, upper)| snapshot(row, upper), batch)))
     }
 
-    async fn explain(&self, request: Request<wire::ExplainRequest>) -> Answer<wire::ExplainResponse> {
+    async fn explain(
+        &self,
+        request: Request<wire::ExplainRequest>,
+    ) -> Answer<wire::ExplainResponse> {
         let wire::ExplainRequest { snapshotter, key } = request.into_inner();
         let call = self.call("control.Explain", &snapshotter, &key, "");
         let explained = call

@@ -53,7 +53,8 @@ impl Metrics {
         let calls = Family::<Outcome, Counter>::default();
         let histogram: fn() -> Histogram =
             || Histogram::new(exponential_buckets(BUCKETS.0, BUCKETS.1, BUCKETS.2));
-        let seconds = Family::<Method, Histogram, fn() -> Histogram>::new_with_constructor(histogram);
+        let seconds =
+            Family::<Method, Histogram, fn() -> Histogram>::new_with_constructor(histogram);
         let in_flight = Family::<Method, Gauge>::default();
         let mut registry = Registry::with_prefix("overstream");
         registry.register("build", "Version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -62,7 +63,11 @@ impl Metrics {
         start.set(since.unwrap_or_default().as_secs_f64());
         registry.register("start_time_seconds", "When the daemon started, since 1970", start);
         registry.register("rpc", "Calls answered, by method and code", calls.clone());
-        registry.register("rpc_duration_seconds", "Time to answer, without the transport", seconds.clone());
+        registry.register(
+            "rpc_duration_seconds",
+            "Time to answer, without the transport",
+            seconds.clone(),
+        );
         registry.register("rpc_in_flight", "Calls under way", in_flight.clone());
         Self { registry, calls, seconds, in_flight }
     }

@@ -39,7 +39,8 @@ fn parse(line: &[u8]) -> Option<MountPoint> {
     let mut after = fields.skip_while(|field| *field != b"-").skip(1);
     let fs_type = text(after.next()?);
     let super_options = text(after.nth(1).unwrap_or_default());
-    let read_only = [&options, &super_options].iter().any(|list| list.split(',').any(|option| option == "ro"));
+    let read_only =
+        [&options, &super_options].iter().any(|list| list.split(',').any(|option| option == "ro"));
     Some(MountPoint { id, device, path, fs_type, read_only })
 }
 

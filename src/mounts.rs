@@ -101,7 +101,8 @@ fn check_size(view: &View<'_>, mount: &Mount) -> Result<()> {
 
 /// Bytes containerd cuts from each lower: their common directory and its slash.
 fn shared_prefix(lowers: &[PathBuf]) -> usize {
-    let Some(parent) = lowers.first().and_then(|first| first.parent()).and_then(Path::parent) else {
+    let Some(parent) = lowers.first().and_then(|first| first.parent()).and_then(Path::parent)
+    else {
         return 0;
     };
     let shared = parent.parent().is_some() && lowers.iter().all(|lower| lower.starts_with(parent));

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
-    fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
 };
 
 /// What holds for the whole host, as found at start.
@@ -40,9 +40,8 @@ impl Features {
 
     /// Options for every overlay mount: `configured`, then what this kernel needs besides.
     pub(crate) fn overlay_options(&self, configured: &[String]) -> Vec<String> {
-        let has = |name: &str| {
-            configured.iter().any(|option| option.split('=').next() == Some(name))
-        };
+        let has =
+            |name: &str| configured.iter().any(|option| option.split('=').next() == Some(name));
         let mut options = configured.to_vec();
         for (needed, name, option) in
             [(self.userxattr, "userxattr", "userxattr"), (self.index, "index", "index=off")]
@@ -65,7 +64,8 @@ fn in_user_namespace() -> bool {
 fn kernel_version() -> (u32, u32) {
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
@@ -80,7 +80,8 @@ pub(crate) fn check_upper(directory: &Path, features: &Features) -> Result<(), S
 }
 
 fn try_upper(trial: &Path, features: &Features) -> Result<(), String> {
-    let say = |what: &str, error: io::Error| format!("cannot {what} in {}: {error}", trial.display());
+    let say =
+        |what: &str, error: io::Error| format!("cannot {what} in {}: {error}", trial.display());
     for name in ["l", "u", "w"] {
         fs::create_dir_all(trial.join(name)).map_err(|error| say("create a directory", error))?;
     }
@@ -112,7 +113,8 @@ pub(crate) fn upper_in_use(upper: &Path) -> io::Result<bool> {
     for name in [c"l", c"w"] {
         rustix::fs::mkdirat(&elsewhere, name, Mode::RWXU)?;
     }
-    let below = |name: &str| PathBuf::from(format!("/proc/self/fd/{}/{name}", elsewhere.as_raw_fd()));
+    let below =
+        |name: &str| PathBuf::from(format!("/proc/self/fd/{}/{name}", elsewhere.as_raw_fd()));
     let options = [
         ("index", PathBuf::from("on")),
         ("lowerdir", below("l")),

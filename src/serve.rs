@@ -100,14 +100,17 @@ impl Background {
 }
 
 async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<(), ServeError> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let socket = Socket::open(&config.socket)?;
     let metrics = Arc::new(Metrics::new());
     let service = grpc::server(snapshots, Arc::clone(&metrics));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut server = tokio::spawn(
         Server::builder()
-            .add_service(SnapshotsServer::new(service.clone()).max_decoding_message_size(MESSAGE_MAX))
+            .add_service(
+                SnapshotsServer::new(service.clone()).max_decoding_message_size(MESSAGE_MAX),
+            )
             .add_service(ControlServer::new(service))
             .serve_with_incoming_shutdown(UnixListenerStream::new(socket.listener), async {
                 // An error means that the sender is gone: stop as well.
@@ -138,9 +141,9 @@ async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<(), Serve
 async fn serve_metrics(config: &Config, metrics: Arc<Metrics>) -> Result<(), ServeError> {
     match config.metrics {
         None => Ok(()),
-        Some(address) => {
-            metrics::serve(metrics, address).await.map_err(|source| ServeError::Metrics { address, source })
-        }
+        Some(address) => metrics::serve(metrics, address)
+            .await
+            .map_err(|source| ServeError::Metrics { address, source }),
     }
 }
 
@@ -203,7 +206,8 @@ fn set_up_log(log: &LogConfig) -> Result<(), ServeError> {
         Ok(level) => format!("warn,overstream={level}"),
         Err(_) => log.level.clone(),
     };
-    let filter = EnvFilter::try_new(directives).map_err(|error| ServeError::Log(error.to_string()))?;
+    let filter =
+        EnvFilter::try_new(directives).map_err(|error| ServeError::Log(error.to_string()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let result = match log.format {
         LogFormat::Text => builder.with_ansi(false).try_init(),

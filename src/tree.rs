@@ -32,13 +32,15 @@ struct Level {
     subdirectories: Vec<CString>,
 }
 
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Walks the directory `name` below `parent`, itself included.
-pub(crate) fn walk(parent: BorrowedFd<'_>, name: &CStr, visitor: &mut dyn Visitor) -> io::Result<()> {
+pub(crate) fn walk(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    visitor: &mut dyn Visitor,
+) -> io::Result<()> {
     let mut above = parent.try_clone_to_owned()?;
     let Some((mut here, level)) = descend(above.as_fd(), name, visitor)? else { return Ok(()) };
     let mut levels = vec![level];

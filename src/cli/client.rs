@@ -31,7 +31,8 @@ pub(super) fn mounts(remote: &Remote, snapshotter: String, key: String) -> Resul
 }
 
 pub(super) fn usage(remote: &Remote) -> Result<(), String> {
-    let answer = ask(remote, async |client| Ok(client.usage(wire::UsageRequest {}).await?.into_inner()))?;
+    let answer =
+        ask(remote, async |client| Ok(client.usage(wire::UsageRequest {}).await?.into_inner()))?;
     show::usage(&answer.stores, remote.json)
 }
 

@@ -92,7 +92,8 @@ impl Overrides {
         }
         config.root = self.root.unwrap_or_else(|| std::mem::take(&mut config.root));
         config.socket = self.socket.unwrap_or_else(|| std::mem::take(&mut config.socket));
-        config.containerd = self.containerd_address.unwrap_or_else(|| std::mem::take(&mut config.containerd));
+        config.containerd =
+            self.containerd_address.unwrap_or_else(|| std::mem::take(&mut config.containerd));
         config.metrics = self.metrics_address.or(config.metrics);
         config.log.level = self.log_level.unwrap_or_else(|| std::mem::take(&mut config.log.level));
         config.log.format = self.log_format.unwrap_or(config.log.format);
@@ -182,9 +183,9 @@ pub fn run() -> ExitCode {
         Command::Mounts(args) => client::mounts(&args.remote, args.snapshotter, args.key),
         Command::Usage(args) => client::usage(&args.remote),
         Command::Retained(Retained { command: None, remote }) => client::retained(&remote),
-        Command::Retained(Retained { command: Some(RetainedCommand::Rm { id, remote }), .. }) => {
-            client::remove_retained(&remote, id)
-        }
+        Command::Retained(Retained {
+            command: Some(RetainedCommand::Rm { id, remote }), ..
+        }) => client::remove_retained(&remote, id),
         Command::Config(ConfigArgs { command: ConfigCommand::Check { file } }) => check(&file),
     };
     match result {
@@ -205,10 +206,17 @@ fn start(args: Serve) -> Result<(), String> {
 fn check(file: &std::path::Path) -> Result<(), String> {
     match Config::load(Some(file)) {
         Ok(config) => {
-            println!("{}: {} stores, {} rules, no mistakes", file.display(), config.stores.len(), config.rules.len());
+            println!(
+                "{}: {} stores, {} rules, no mistakes",
+                file.display(),
+                config.stores.len(),
+                config.rules.len()
+            );
             Ok(())
         }
         Err(error @ ConfigError::Read { .. }) => Err(error.to_string()),
-        Err(error @ ConfigError::Mistakes { .. }) => Err(format!("the configuration has mistakes\n{error}")),
+        Err(error @ ConfigError::Mistakes { .. }) => {
+            Err(format!("the configuration has mistakes\n{error}"))
+        }
     }
 }

@@ -14,8 +14,11 @@ pub(super) fn snapshots(snapshots: &[wire::Snapshot], as_json: bool) -> Shown {
     }
     let mut table = table(&["ID", "SNAPSHOTTER", "KEY", "KIND", "STORE", "UPPER"]);
     for snapshot in snapshots {
-        let upper =
-            if snapshot.upper.is_empty() { format!("({})", snapshot.placement) } else { snapshot.upper.clone() };
+        let upper = if snapshot.upper.is_empty() {
+            format!("({})", snapshot.placement)
+        } else {
+            snapshot.upper.clone()
+        };
         table.add_row([
             snapshot.id.to_string(),
             snapshot.snapshotter.clone(),
@@ -38,9 +41,11 @@ pub(super) fn explanation(answer: &wire::ExplainResponse, as_json: bool) -> Show
             "notes": answer.notes,
         }));
     }
-    let mut text = format!("snapshot   {} ({}, number {})\n", snapshot.key, snapshot.kind, snapshot.id);
+    let mut text =
+        format!("snapshot   {} ({}, number {})\n", snapshot.key, snapshot.kind, snapshot.id);
     text += &format!("store      {} ({})\n", snapshot.store, snapshot.reason);
-    let upper = if snapshot.upper.is_empty() { snapshot.placement.as_str() } else { &snapshot.upper };
+    let upper =
+        if snapshot.upper.is_empty() { snapshot.placement.as_str() } else { &snapshot.upper };
     text += &format!("upper      {upper}\n");
     for (flag, word) in [(snapshot.retain, "retained"), (snapshot.volatile, "volatile")] {
         if flag {
@@ -69,7 +74,9 @@ pub(super) fn usage(stores: &[wire::StoreUsage], as_json: bool) -> Shown {
     if as_json {
         return print_json(&stores.iter().map(store_json).collect());
     }
-    let headings = ["STORE", "TYPE", "LAYERS", "", "UPPERS", "", "VIEWS", "RETAINED", "GARBAGE", "FREE", "PATH"];
+    let headings = [
+        "STORE", "TYPE", "LAYERS", "", "UPPERS", "", "VIEWS", "RETAINED", "GARBAGE", "FREE", "PATH",
+    ];
     let mut table = table(&headings);
     for store in stores {
         table.add_row([
@@ -82,7 +89,11 @@ pub(super) fn usage(stores: &[wire::StoreUsage], as_json: bool) -> Shown {
             store.view_count.to_string(),
             store.retained_count.to_string(),
             store.garbage_count.to_string(),
-            if store.filesystem_bytes == 0 { "-".to_owned() } else { format_size(store.available_bytes, BINARY) },
+            if store.filesystem_bytes == 0 {
+                "-".to_owned()
+            } else {
+                format_size(store.available_bytes, BINARY)
+            },
             store.path.clone(),
         ]);
     }

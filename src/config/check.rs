@@ -13,7 +13,8 @@ use toml::Spanned;
 use super::file::{self, File, Mistake, line_of};
 use super::template::{Field, Template};
 use super::{
-    Config, DEFAULT_CONTAINERD, DEFAULT_ROOT, DEFAULT_SOCKET, LogConfig, LogFormat, Otherwise, Rule, Store, StoreKind,
+    Config, DEFAULT_CONTAINERD, DEFAULT_ROOT, DEFAULT_SOCKET, LogConfig, LogFormat, Otherwise,
+    Rule, Store, StoreKind,
 };
 use crate::layout;
 use crate::metastore::ROOT_STORE;
@@ -22,7 +23,8 @@ use crate::metastore::ROOT_STORE;
 const SOCKET_PATH_MAX: usize = 107;
 
 /// Options that are ours to set, or that would break what is stored.
-const RESERVED_OPTIONS: &[&str] = &["lowerdir", "upperdir", "workdir", "uidmap", "gidmap", "volatile", "ro", "rw"];
+const RESERVED_OPTIONS: &[&str] =
+    &["lowerdir", "upperdir", "workdir", "uidmap", "gidmap", "volatile", "ro", "rw"];
 
 struct Checker<'a> {
     text: &'a str,
@@ -79,8 +81,12 @@ fn path(checker: &mut Checker<'_>, value: Option<Spanned<PathBuf>>, default: &st
 
 /// Checks a path that flags or the file give for the root, the socket or a store.
 pub(crate) fn check_path(path: &Path) -> Result<(), String> {
-    if path.as_os_str().len() > SOCKET_PATH_MAX && path.extension().is_some_and(|ext| ext == "sock") {
-        return Err(format!("{}: a socket's path has at most {SOCKET_PATH_MAX} bytes", path.display()));
+    if path.as_os_str().len() > SOCKET_PATH_MAX && path.extension().is_some_and(|ext| ext == "sock")
+    {
+        return Err(format!(
+            "{}: a socket's path has at most {SOCKET_PATH_MAX} bytes",
+            path.display()
+        ));
     }
     layout::check_mountable(path).map_err(|error| error.to_string())
 }
@@ -89,7 +95,10 @@ fn mount_options(checker: &mut Checker<'_>, options: Vec<Spanned<String>>) -> Ve
     for option in &options {
         let name = option.get_ref().split('=').next().unwrap_or_default();
         if RESERVED_OPTIONS.contains(&name) {
-            checker.mistake(option.span(), format!("mount option {name:?} is set by Overstream itself"));
+            checker.mistake(
+                option.span(),
+                format!("mount option {name:?} is set by Overstream itself"),
+            );
         } else if name.is_empty() || option.get_ref().contains([',', '\0']) {
             checker.mistake(option.span(), "each mount option is one word, without a comma");
         }
@@ -117,7 +126,10 @@ fn stores(
         if !is_store_name(name.get_ref()) {
             checker.mistake(
                 name.span(),
-                format!("a store's name is a-z, 0-9 and '-', and not {ROOT_STORE:?}: {:?} is not", name.get_ref()),
+                format!(
+                    "a store's name is a-z, 0-9 and '-', and not {ROOT_STORE:?}: {:?} is not",
+                    name.get_ref()
+                ),
             );
         }
         let span = store.span();
@@ -136,14 +148,18 @@ fn is_store_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 63 && name != ROOT_STORE && name.bytes().all(valid)
 }
 
-fn store_kind(checker: &mut Checker<'_>, span: Range<usize>, store: file::Store) -> Option<StoreKind> {
+fn store_kind(
+    checker: &mut Checker<'_>,
+    span: Range<usize>,
+    store: file::Store,
+) -> Option<StoreKind> {
     match (store.kind.get_ref().as_str(), store.path, store.pattern) {
         ("dir", Some(path), None) => {
             checker.noted(path.span(), check_path(path.get_ref()))?;
             Some(StoreKind::Dir(path.into_inner()))
         }
         ("volume", None, Some(pattern)) => {
-            let regex = checker.noted(pattern.span(), Regex::new(pattern.get_ref()))?;
+            let regex = checker.noted(pattern.span(), parse_pattern(pattern.get_ref()))?;
             if !(pattern.get_ref().starts_with('^') && pattern.get_ref().ends_with('$')) {
                 checker.mistake(
                     pattern.span(),
@@ -168,6 +184,15 @@ fn store_kind(checker: &mut Checker<'_>, span: Range<usize>, store: file::Store)
             None
         }
     }
+}
+
+/// Reads a pattern; the error is one line.
+fn parse_pattern(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| {
+        let whole = error.to_string();
+        let last = whole.lines().last().unwrap_or_default();
+        format!("pattern {text:?}: {}", last.trim_start_matches("error: "))
+    })
 }
 
 /// Two stores, or a store and the root's own directories, must not hold each other.
@@ -210,7 +235,11 @@ fn check_rule(
         _ => None,
     };
     let retain = rule.retain.unwrap_or(volume_store.is_some());
-    check_volatile(checker, rule.volatile.as_ref(), retain || rule.resume == Some(true) || volume_store.is_some());
+    check_volatile(
+        checker,
+        rule.volatile.as_ref(),
+        retain || rule.resume == Some(true) || volume_store.is_some(),
+    );
     let volume = volume_table(checker, span, rule.volume, volume_store);
     let subdirectory = rule.subdirectory.as_ref().and_then(|template| {
         if volume_store.is_none() {
@@ -225,7 +254,7 @@ fn check_rule(
         number,
         namespace: rule.namespace,
         snapshotter: rule.snapshotter,
-        key: rule.key.and_then(|key| checker.noted(key.span(), Regex::new(key.get_ref()))),
+        key: rule.key.and_then(|key| checker.noted(key.span(), parse_pattern(key.get_ref()))),
         labels: rule.labels,
         store: rule.store.map(Spanned::into_inner).filter(|name| name != ROOT_STORE),
         retain: rule.retain,
@@ -258,7 +287,10 @@ fn rule_store<'a>(
 pub(crate) fn check_mode(mode: &str) -> Result<(), String> {
     match mode {
         "auto" | "kernel" => Ok(()),
-        "fuse" => Err("mode \"fuse\" is not available in this version; modes are \"auto\" and \"kernel\"".to_owned()),
+        "fuse" => {
+            Err("mode \"fuse\" is not available in this version; modes are \"auto\" and \"kernel\""
+                .to_owned())
+        }
         other => Err(format!("there is no mode {other:?}; modes are \"auto\" and \"kernel\"")),
     }
 }
@@ -294,7 +326,10 @@ fn volume_table(
         if !captures.contains(capture.get_ref().as_str()) {
             checker.mistake(
                 capture.span(),
-                format!("the store's pattern has no capture {:?}; write (?P<{0}>..)", capture.get_ref()),
+                format!(
+                    "the store's pattern has no capture {:?}; write (?P<{0}>..)",
+                    capture.get_ref()
+                ),
             );
         }
         if let Some(parsed) = checker.noted(template.span(), Template::parse(template.get_ref())) {

@@ -52,10 +52,11 @@ impl Template {
         while let Some((before, after)) = rest.split_once('{') {
             let (name, after) =
                 after.split_once('}').ok_or_else(|| format!("{text:?}: a brace is not closed"))?;
-            let field = Field::ALL.into_iter().find(|field| field.as_str() == name).ok_or_else(|| {
-                let known = Field::ALL.map(Field::as_str).join(", ");
-                format!("{text:?}: there is no field {name:?}; fields are {known}")
-            })?;
+            let field =
+                Field::ALL.into_iter().find(|field| field.as_str() == name).ok_or_else(|| {
+                    let known = Field::ALL.map(Field::as_str).join(", ");
+                    format!("{text:?}: there is no field {name:?}; fields are {known}")
+                })?;
             parts.push(Part::Text(before.to_owned()));
             parts.push(Part::Field(field));
             rest = after;
@@ -78,7 +79,10 @@ impl Template {
     }
 
     /// Fills the fields in; the first that `value` does not know is the error.
-    pub(crate) fn fill<'a>(&self, value: impl Fn(Field) -> Option<&'a str>) -> Result<String, Field> {
+    pub(crate) fn fill<'a>(
+        &self,
+        value: impl Fn(Field) -> Option<&'a str>,
+    ) -> Result<String, Field> {
         self.0.iter().try_fold(String::new(), |mut filled, part| {
             match part {
                 Part::Text(text) => filled.push_str(text),

@@ -31,7 +31,10 @@ fn a_full_file_is_read() {
     assert_eq!(config.rules[0].otherwise, Otherwise::Next);
     assert_eq!(config.rules[0].volume["pod"].to_string(), "{pod.uid}");
     assert_eq!(config.rules[0].subdirectory.to_string(), "{container.name}");
-    assert_eq!((config.rules[1].store.as_deref(), config.rules[1].retain), (Some("fast"), Some(true)));
+    assert_eq!(
+        (config.rules[1].store.as_deref(), config.rules[1].retain),
+        (Some("fast"), Some(true))
+    );
     assert!(config.rules[2].store.is_none() && config.rules[2].volatile);
 }
 
@@ -53,8 +56,16 @@ fn every_mistake_names_its_line() {
         ("[stores.s]\ntype = \"volume\"", 1, "needs `match`"),
         ("[stores.s]\ntype = \"volume\"\nmatch = '('", 3, "unclosed group"),
         ("[stores.s]\ntype = \"volume\"\nmatch = '/a'", 3, "starts with '^'"),
-        ("[stores.a]\ntype = \"dir\"\npath = \"/f\"\n[stores.b]\ntype = \"dir\"\npath = \"/f/g\"", 4, "overlaps store"),
-        ("[stores.a]\ntype = \"dir\"\npath = \"/var/lib/overstream/snapshots/x\"", 1, "overlaps the root"),
+        (
+            "[stores.a]\ntype = \"dir\"\npath = \"/f\"\n[stores.b]\ntype = \"dir\"\npath = \"/f/g\"",
+            4,
+            "overlaps store",
+        ),
+        (
+            "[stores.a]\ntype = \"dir\"\npath = \"/var/lib/overstream/snapshots/x\"",
+            1,
+            "overlaps the root",
+        ),
         ("[[rules]]\nstore = \"fast\"", 2, "no store \"fast\""),
         ("[[rules]]\nmode = \"fuse\"", 2, "not available"),
         ("[[rules]]\nmode = \"warp\"", 2, "no mode"),

@@ -27,22 +27,30 @@ impl Snapshots for Server {
         request: Request<wire::PrepareSnapshotRequest>,
     ) -> Answer<wire::PrepareSnapshotResponse> {
         let namespace = namespace_of(&request);
-        let wire::PrepareSnapshotRequest { snapshotter, key, parent, labels } = request.into_inner();
+        let wire::PrepareSnapshotRequest { snapshotter, key, parent, labels } =
+            request.into_inner();
         let labels = convert::labels(labels);
         let call = self.call("Prepare", &snapshotter, &key, &namespace);
         let mounts = call
-            .run(move |snapshots| snapshots.prepare(&new(&snapshotter, &key, &parent, &labels, &namespace)))
+            .run(move |snapshots| {
+                snapshots.prepare(&new(&snapshotter, &key, &parent, &labels, &namespace))
+            })
             .await?;
         Ok(Response::new(wire::PrepareSnapshotResponse { mounts: convert::mounts(mounts) }))
     }
 
-    async fn view(&self, request: Request<wire::ViewSnapshotRequest>) -> Answer<wire::ViewSnapshotResponse> {
+    async fn view(
+        &self,
+        request: Request<wire::ViewSnapshotRequest>,
+    ) -> Answer<wire::ViewSnapshotResponse> {
         let namespace = namespace_of(&request);
         let wire::ViewSnapshotRequest { snapshotter, key, parent, labels } = request.into_inner();
         let labels = convert::labels(labels);
         let call = self.call("View", &snapshotter, &key, &namespace);
         let mounts = call
-            .run(move |snapshots| snapshots.view(&new(&snapshotter, &key, &parent, &labels, &namespace)))
+            .run(move |snapshots| {
+                snapshots.view(&new(&snapshotter, &key, &parent, &labels, &namespace))
+            })
             .await?;
         Ok(Response::new(wire::ViewSnapshotResponse { mounts: convert::mounts(mounts) }))
     }
@@ -51,13 +59,15 @@ impl Snapshots for Server {
         let namespace = namespace_of(&request);
         let wire::MountsRequest { snapshotter, key } = request.into_inner();
         let call = self.call("Mounts", &snapshotter, &key, &namespace);
-        let mounts = call.run(move |snapshots| snapshots.mounts(&snapshotter, &key, &namespace)).await?;
+        let mounts =
+            call.run(move |snapshots| snapshots.mounts(&snapshotter, &key, &namespace)).await?;
         Ok(Response::new(wire::MountsResponse { mounts: convert::mounts(mounts) }))
     }
 
     async fn commit(&self, request: Request<wire::CommitSnapshotRequest>) -> Answer<()> {
         let namespace = namespace_of(&request);
-        let wire::CommitSnapshotRequest { snapshotter, name, key, labels, parent } = request.into_inner();
+        let wire::CommitSnapshotRequest { snapshotter, name, key, labels, parent } =
+            request.into_inner();
         let labels = convert::labels(labels);
         let call = self.call("Commit", &snapshotter, &key, &namespace);
         let cancel = call.cancel();
@@ -74,7 +84,10 @@ impl Snapshots for Server {
         call.run(move |snapshots| snapshots.remove(&snapshotter, &key)).await.map(Response::new)
     }
 
-    async fn stat(&self, request: Request<wire::StatSnapshotRequest>) -> Answer<wire::StatSnapshotResponse> {
+    async fn stat(
+        &self,
+        request: Request<wire::StatSnapshotRequest>,
+    ) -> Answer<wire::StatSnapshotResponse> {
         let namespace = namespace_of(&request);
         let wire::StatSnapshotRequest { snapshotter, key } = request.into_inner();
         let call = self.call("Stat", &snapshotter, &key, &namespace);
@@ -120,7 +133,8 @@ impl Snapshots for Server {
         let cancel = call.cancel();
         let usage = call.run(move |snapshots| snapshots.usage(&snapshotter, &key, &cancel)).await?;
         let saturate = |number| i64::try_from(number).unwrap_or(i64::MAX);
-        let usage = wire::UsageResponse { size: saturate(usage.bytes), inodes: saturate(usage.inodes) };
+        let usage =
+            wire::UsageResponse { size: saturate(usage.bytes), inodes: saturate(usage.inodes) };
         Ok(Response::new(usage))
     }
 
@@ -150,7 +164,11 @@ fn new<'a>(
 pub(crate) type Batches<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Sends `items` in messages of `BATCH`; no message where there are none.
-pub(crate) fn batches<I, W, T>(items: Vec<I>, wire: fn(I) -> W, batch: fn(Vec<W>) -> T) -> Batches<T>
+pub(crate) fn batches<I, W, T>(
+    items: Vec<I>,
+    wire: fn(I) -> W,
+    batch: fn(Vec<W>) -> T,
+) -> Batches<T>
 where
     I: Send + 'static,
     W: 'static,

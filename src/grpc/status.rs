@@ -22,8 +22,12 @@ fn code(error: &Error) -> Code {
         Error::Cancelled => Code::Cancelled,
         Error::Database(error) => match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Code::ResourceExhausted,
-            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => Code::Unavailable,
-            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => Code::DataLoss,
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                Code::Unavailable
+            }
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                Code::DataLoss
+            }
             _ => Code::Internal,
         },
         Error::BadRow { .. } => Code::DataLoss,

@@ -38,7 +38,11 @@ impl Metastore {
     /// Opens the database below `root`, creating it where no snapshots exist yet.
     pub(crate) fn open(root: &Path) -> Result<Self, OpenError> {
         let writer = open::open(root)?;
-        Ok(Self { path: root.join(FILE), writer: Mutex::new(writer), readers: Mutex::new(Vec::new()) })
+        Ok(Self {
+            path: root.join(FILE),
+            writer: Mutex::new(writer),
+            readers: Mutex::new(Vec::new()),
+        })
     }
 
     /// Finds a snapshot.
@@ -58,7 +62,12 @@ impl Metastore {
     /// Checks that `key` can be created on `parent`, and returns the layers below it, top first.
     ///
     /// The answer may be out of date at once: `create` checks again.
-    pub(crate) fn check_new(&self, snapshotter: &str, key: &str, parent: &str) -> Result<Vec<Layer>> {
+    pub(crate) fn check_new(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        parent: &str,
+    ) -> Result<Vec<Layer>> {
         self.read(|tx| {
             let parent = write::committed_parent(tx, snapshotter, parent)?;
             if key_exists(tx, snapshotter, key)? {
@@ -99,8 +108,13 @@ impl Metastore {
     /// A fact about this root, set once: returns the stored value, storing `initial` if there is none.
     pub(crate) fn node_fact(&self, key: &str, initial: &str) -> Result<String> {
         self.write(|tx| {
-            tx.execute("INSERT OR IGNORE INTO node (key, value) VALUES (?1, ?2)", params![key, initial])?;
-            Ok(tx.query_row("SELECT value FROM node WHERE key = ?1", params![key], |row| row.get(0))?)
+            tx.execute(
+                "INSERT OR IGNORE INTO node (key, value) VALUES (?1, ?2)",
+                params![key, initial],
+            )?;
+            Ok(tx.query_row("SELECT value FROM node WHERE key = ?1", params![key], |row| {
+                row.get(0)
+            })?)
         })
     }
 
@@ -114,7 +128,9 @@ impl Metastore {
                 )?;
             }
             let stored = tx
-                .query_row("SELECT uuid FROM stores WHERE name = ?1", params![name], |row| row.get(0))
+                .query_row("SELECT uuid FROM stores WHERE name = ?1", params![name], |row| {
+                    row.get(0)
+                })
                 .optional()?;
             Ok(stored)
         })
@@ -152,8 +168,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn key_exists(tx: &Transaction<'_>, snapshotter: &str, key: &str) -> Result<bool> {
-    let mut statement =
-        tx.prepare_cached("SELECT EXISTS (SELECT 1 FROM snapshots WHERE snapshotter = ?1 AND key = ?2)")?;
+    let mut statement = tx.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM snapshots WHERE snapshotter = ?1 AND key = ?2)",
+    )?;
     Ok(statement.query_row(params![snapshotter, key], |row| row.get(0))?)
 }
 
@@ -178,7 +195,12 @@ fn chain(tx: &Transaction<'_>, top: u64) -> Result<Vec<Layer>> {
          SELECT s.id, s.key, s.store, s.unsynced_boot FROM chain JOIN snapshots s USING (id) ORDER BY depth",
     )?;
     let layers = statement.query_map(params![top], |row| {
-        Ok(Layer { id: row.get(0)?, name: row.get(1)?, store: row.get(2)?, unsynced_boot: row.get(3)? })
+        Ok(Layer {
+            id: row.get(0)?,
+            name: row.get(1)?,
+            store: row.get(2)?,
+            unsynced_boot: row.get(3)?,
+        })
     })?;
     Ok(layers.collect::<rusqlite::Result<_>>()?)
 }

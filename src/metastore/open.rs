@@ -97,8 +97,11 @@ pub(super) fn open(root: &Path) -> Result<Connection, OpenError> {
 
 /// Opens one more connection to a database that is open already.
 pub(super) fn connect(path: &Path, read_only: bool) -> rusqlite::Result<Connection> {
-    let access =
-        if read_only { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
+    let access = if read_only {
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+    } else {
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+    };
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -126,18 +129,26 @@ fn create_if_unused(root: &Path, path: &Path) -> Result<(), OpenError> {
     if used {
         return Err(OpenError::Missing { path: path.to_owned(), snapshots });
     }
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io(path))?;
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(io(path))?;
     File::open(root).and_then(|directory| directory.sync_all()).map_err(io(root))
 }
 
 /// Returns the database's version, or refuses it without having written to it.
 fn check(path: &Path, connection: &Connection) -> Result<usize, OpenError> {
     let explain = |error| explain(path, error);
-    let pragma =
-        |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(explain);
+    let pragma = |name: &str| {
+        connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(explain)
+    };
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(explain)?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(explain)?;
     if tables == 0 && version == 0 {
         return Ok(0);
     }
@@ -146,7 +157,11 @@ fn check(path: &Path, connection: &Connection) -> Result<usize, OpenError> {
     }
     let version = usize::try_from(version).unwrap_or(usize::MAX);
     if version > schema::VERSION {
-        return Err(OpenError::Newer { path: path.to_owned(), found: version, known: schema::VERSION });
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            found: version,
+            known: schema::VERSION,
+        });
     }
     let verdict: String =
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(explain)?;

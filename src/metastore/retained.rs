@@ -2,8 +2,8 @@
 
 use rusqlite::{OptionalExtension, Row as SqlRow, Transaction, params};
 
-use super::row::Row;
 use super::Metastore;
+use super::row::Row;
 use crate::error::{Error, Result};
 use crate::snapshot::Time;
 
@@ -37,13 +37,15 @@ pub(crate) struct Garbage {
     pub volume_dir: Option<String>,
 }
 
-const RETAINED: &str = "SELECT id, snapshotter, namespace, name, store, chain, removed FROM retained";
+const RETAINED: &str =
+    "SELECT id, snapshotter, namespace, name, store, chain, removed FROM retained";
 
 impl Metastore {
     /// All retained uppers, newest first.
     pub(crate) fn retained(&self) -> Result<Vec<Retained>> {
         self.read(|tx| {
-            let mut statement = tx.prepare_cached(&format!("{RETAINED} ORDER BY removed DESC, id DESC"))?;
+            let mut statement =
+                tx.prepare_cached(&format!("{RETAINED} ORDER BY removed DESC, id DESC"))?;
             let mut rows = statement.query([])?;
             let mut all = Vec::new();
             while let Some(row) = rows.next()? {
@@ -75,7 +77,9 @@ impl Metastore {
     pub(crate) fn discard_retained(&self, id: u64) -> Result<()> {
         self.write(|tx| {
             let store: Option<String> = tx
-                .query_row("SELECT store FROM retained WHERE id = ?1", params![id], |row| row.get(0))
+                .query_row("SELECT store FROM retained WHERE id = ?1", params![id], |row| {
+                    row.get(0)
+                })
                 .optional()?;
             let store = store.ok_or_else(|| Error::NotFound(format!("retained upper {id}")))?;
             tx.execute("DELETE FROM retained WHERE id = ?1", params![id])?;
@@ -86,7 +90,8 @@ impl Metastore {
     /// Everything waiting to be deleted.
     pub(crate) fn garbage(&self) -> Result<Vec<Garbage>> {
         self.read(|tx| {
-            let mut statement = tx.prepare_cached("SELECT id, store, volume_dir FROM garbage ORDER BY id")?;
+            let mut statement =
+                tx.prepare_cached("SELECT id, store, volume_dir FROM garbage ORDER BY id")?;
             let rows = statement.query_map([], |row| {
                 Ok(Garbage { id: row.get(0)?, store: row.get(1)?, volume_dir: row.get(2)? })
             })?;
@@ -166,7 +171,15 @@ pub(super) fn retain(
     tx.execute(
         "INSERT INTO retained (id, snapshotter, namespace, name, store, chain, removed)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![row.id, row.snapshotter, namespace, name, row.placement.store, chain, Time::now().0],
+        params![
+            row.id,
+            row.snapshotter,
+            namespace,
+            name,
+            row.placement.store,
+            chain,
+            Time::now().0
+        ],
     )?;
     Ok(())
 }
@@ -177,7 +190,9 @@ pub(super) fn add_garbage(
     store: &str,
     volume_dir: Option<&str>,
 ) -> Result<()> {
-    tx.prepare_cached("INSERT OR REPLACE INTO garbage (id, store, volume_dir) VALUES (?1, ?2, ?3)")?
-        .execute(params![id, store, volume_dir])?;
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO garbage (id, store, volume_dir) VALUES (?1, ?2, ?3)",
+    )?
+    .execute(params![id, store, volume_dir])?;
     Ok(())
 }

@@ -122,7 +122,9 @@ fn read_place(row: &SqlRow<'_>) -> Result<Place, PlaceError> {
         ("placed", Some(directory)) => Ok(Place::Volume(directory)),
         ("pending", None) => Ok(Place::Pending),
         ("moved", Some(directory)) => Ok(Place::Moved(directory)),
-        (word, directory) => Err(PlaceError::Odd(format!("placement {word:?} with directory {directory:?}"))),
+        (word, directory) => {
+            Err(PlaceError::Odd(format!("placement {word:?} with directory {directory:?}")))
+        }
     }
 }
 

@@ -187,14 +187,21 @@ impl Metastore {
     }
 
     /// Checks what Commit checks, without changing anything; the answer may be out of date at once.
-    pub(crate) fn check_commit(&self, snapshotter: &str, key: &str, name: &str, parent: &str) -> Result<Row> {
+    pub(crate) fn check_commit(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        name: &str,
+        parent: &str,
+    ) -> Result<Row> {
         self.read(|tx| committable(tx, snapshotter, key, name, parent))
     }
 
     /// Forgets a snapshot, provided that it is still the one numbered `id`.
     pub(crate) fn remove(&self, row: &Row, removal: &Removal<'_>) -> Result<()> {
         self.write(|tx| {
-            let current = find(tx, &row.snapshotter, &row.info.name)?.filter(|found| found.id == row.id);
+            let current =
+                find(tx, &row.snapshotter, &row.info.name)?.filter(|found| found.id == row.id);
             let current = current.ok_or_else(|| Error::no_snapshot(&row.info.name))?;
             refuse_children(tx, &current)?;
             tx.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute(params![row.id])?;
@@ -227,9 +234,8 @@ impl Metastore {
             edit(&mut row.info.labels);
             row.info.labels.retain(|_, value| !value.is_empty());
             row.info.updated = Time::now();
-            tx.prepare_cached("UPDATE snapshots SET labels = ?2, updated = ?3 WHERE id = ?1")?.execute(
-                params![row.id, to_json(&row.info.labels), row.info.updated.0],
-            )?;
+            tx.prepare_cached("UPDATE snapshots SET labels = ?2, updated = ?3 WHERE id = ?1")?
+                .execute(params![row.id, to_json(&row.info.labels), row.info.updated.0])?;
             Ok(row)
         })
     }
@@ -240,7 +246,8 @@ impl Metastore {
             let mut statement = tx.prepare_cached(
                 "SELECT id, store, unsynced_boot FROM snapshots WHERE unsynced_boot IS NOT NULL",
             )?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            let rows =
+                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
     }
@@ -259,7 +266,11 @@ impl Metastore {
 }
 
 /// Finds the parent a new snapshot asks for.
-pub(super) fn committed_parent(tx: &Transaction<'_>, snapshotter: &str, name: &str) -> Result<Option<u64>> {
+pub(super) fn committed_parent(
+    tx: &Transaction<'_>,
+    snapshotter: &str,
+    name: &str,
+) -> Result<Option<u64>> {
     match parent_kind(tx, snapshotter, name)? {
         None => Ok(None),
         Some((id, Kind::Committed)) => Ok(Some(id)),
@@ -289,15 +300,24 @@ fn parent_kind(tx: &Transaction<'_>, snapshotter: &str, name: &str) -> Result<Op
     let mut statement =
         tx.prepare_cached("SELECT id, kind FROM snapshots WHERE snapshotter = ?1 AND key = ?2")?;
     let found = statement
-        .query_row(params![snapshotter, name], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, String>(1)?)))
+        .query_row(params![snapshotter, name], |row| {
+            Ok((row.get::<_, u64>(0)?, row.get::<_, String>(1)?))
+        })
         .optional()?;
     let (id, kind) = found.ok_or_else(|| Error::NotFound(format!("parent snapshot {name:?}")))?;
-    let kind = Kind::parse(&kind).ok_or_else(|| Error::BadRow { id, problem: format!("kind {kind:?}") })?;
+    let kind = Kind::parse(&kind)
+        .ok_or_else(|| Error::BadRow { id, problem: format!("kind {kind:?}") })?;
     Ok(Some((id, kind)))
 }
 
 /// The checks of Commit, in containerd's order.
-fn committable(tx: &Transaction<'_>, snapshotter: &str, key: &str, name: &str, parent: &str) -> Result<Row> {
+fn committable(
+    tx: &Transaction<'_>,
+    snapshotter: &str,
+    key: &str,
+    name: &str,
+    parent: &str,
+) -> Result<Row> {
     let row = find(tx, snapshotter, key)?.ok_or_else(|| Error::no_snapshot(key))?;
     if key_exists(tx, snapshotter, name)? {
         return Err(Error::AlreadyExists(name.to_owned()));
@@ -324,7 +344,8 @@ fn committable(tx: &Transaction<'_>, snapshotter: &str, key: &str, name: &str, p
 
 fn refuse_children(tx: &Transaction<'_>, row: &Row) -> Result<()> {
     let mut statement = tx.prepare_cached("SELECT key FROM snapshots WHERE parent = ?1 LIMIT 1")?;
-    let child: Option<String> = statement.query_row(params![row.id], |row| row.get(0)).optional()?;
+    let child: Option<String> =
+        statement.query_row(params![row.id], |row| row.get(0)).optional()?;
     child.map_or(Ok(()), |child| {
         Err(Error::FailedPrecondition(format!(
             "cannot remove snapshot with child: {:?} is the parent of {child:?}",
@@ -358,5 +379,6 @@ fn with_article(kind: Kind) -> &'static str {
 }
 
 fn to_json(labels: &Labels) -> String {
-    serde_json::Value::from_iter(labels.iter().map(|(key, value)| (key.as_str(), value.as_str()))).to_string()
+    serde_json::Value::from_iter(labels.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+        .to_string()
 }

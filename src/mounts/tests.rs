@@ -1,7 +1,7 @@
 use super::*;
 
 fn lowers(count: usize) -> Vec<PathBuf> {
-    (1..=count).rev().map(|id| PathBuf::from(format!("/r/snapshots/{id}/fs"))).collect()
+    (1..=count).rev().map(|id| PathBuf::from(format!("/r/snapshots/{}/fs", id))).collect()
 }
 
 fn shown(kind: Kind, count: usize, id_maps: &[&str], options: &[&str], volatile: bool) -> String {
@@ -26,7 +26,11 @@ fn mounts_are_the_references_option_for_option() {
         (view, 0, "bind /u/9/fs ro,rbind"),
         (view, 1, "bind /r/snapshots/1/fs ro,rbind"),
         (view, 2, "overlay overlay lowerdir=/r/snapshots/2/fs:/r/snapshots/1/fs,x,index=off"),
-        (active, 1, "overlay overlay workdir=/u/9/work,upperdir=/u/9/fs,lowerdir=/r/snapshots/1/fs,x,index=off"),
+        (
+            active,
+            1,
+            "overlay overlay workdir=/u/9/work,upperdir=/u/9/fs,lowerdir=/r/snapshots/1/fs,x,index=off",
+        ),
         (
             active,
             2,
@@ -41,8 +45,14 @@ fn mounts_are_the_references_option_for_option() {
 #[test]
 fn id_maps_stand_first_on_every_type() {
     let maps = ["uidmap=0:1:2", "gidmap=0:3:4"];
-    assert_eq!(shown(Kind::Active, 0, &maps, &["x"], false), "bind /u/9/fs uidmap=0:1:2,gidmap=0:3:4,rw,rbind");
-    assert!(shown(Kind::Active, 2, &maps, &["x"], false).starts_with("overlay overlay uidmap=0:1:2,gidmap=0:3:4,workdir="));
+    assert_eq!(
+        shown(Kind::Active, 0, &maps, &["x"], false),
+        "bind /u/9/fs uidmap=0:1:2,gidmap=0:3:4,rw,rbind"
+    );
+    assert!(
+        shown(Kind::Active, 2, &maps, &["x"], false)
+            .starts_with("overlay overlay uidmap=0:1:2,gidmap=0:3:4,workdir=")
+    );
 }
 
 #[test]
@@ -55,13 +65,21 @@ fn volatile_marks_writable_overlays_only() {
 #[test]
 fn deep_chains_fit_the_page_or_are_refused_by_name() {
     let own = PathBuf::from(format!("/{}/1234567", "d".repeat(200)));
-    let attempt = |count: usize| {
-        let lowers = lowers(count);
-        let view = View { kind: Kind::Active, own: &own, lowers: &lowers, id_maps: &[], overlay_options: &[], volatile: false };
-        mounts(&view).map_err(|error| error.to_string())
+    let attempt = |count: usize, first: usize| {
+        let lowers: Vec<_> =
+            (0..count).map(|n| PathBuf::from(format!("/r/snapshots/{}/fs", first + n))).collect();
+        let view = View {
+            kind: Kind::Active,
+            own: &own,
+            lowers: &lowers,
+            id_maps: &[],
+            overlay_options: &[],
+            volatile: false,
+        };
+        mounts(&view).map(drop).map_err(|error| error.to_string())
     };
-    assert!(attempt(128).is_ok());
-    assert!(attempt(400).is_ok());
-    assert!(attempt(495).unwrap_err().contains("squash the image"));
-    assert!(attempt(501).unwrap_err().contains("takes 500"));
+    assert_eq!(attempt(128, 10_000_000), Ok(()));
+    assert_eq!(attempt(400, 100), Ok(()));
+    assert!(attempt(400, 10_000_000).unwrap_err().contains("squash the image"));
+    assert!(attempt(501, 1).unwrap_err().contains("takes 500"));
 }

@@ -121,7 +121,8 @@ impl Containerd {
         });
         let _inside = runtime.enter();
         // The URI is never resolved: the connector always dials the socket.
-        let channel = Endpoint::from_static("http://containerd").connect_with_connector_lazy(connect);
+        let channel =
+            Endpoint::from_static("http://containerd").connect_with_connector_lazy(connect);
         Self { address: address.to_owned(), runtime: runtime.clone(), channel }
     }
 
@@ -146,7 +147,9 @@ impl Containers for Containerd {
         match answer {
             Err(_) => Err(self.unavailable("no answer in time")),
             Ok(Err(status)) if status.code() == tonic::Code::NotFound => Ok(None),
-            Ok(Err(status)) => Err(self.unavailable(&format!("{:?}: {}", status.code(), status.message()))),
+            Ok(Err(status)) => {
+                Err(self.unavailable(&format!("{:?}: {}", status.code(), status.message())))
+            }
             Ok(Ok(answer)) => Ok(answer.into_inner().container.map(|container| Record {
                 labels: container.labels.into_iter().collect(),
                 snapshotter: container.snapshotter,

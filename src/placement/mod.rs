@@ -94,18 +94,20 @@ impl Policy {
     }
 
     /// Decides as if the rule at `rule` did not exist and none below it led to a volume.
-    pub(crate) fn decide_without_volume(&self, rule: usize, request: &Request<'_>) -> Result<Decision> {
+    pub(crate) fn decide_without_volume(
+        &self,
+        rule: usize,
+        request: &Request<'_>,
+    ) -> Result<Decision> {
         self.decide_from(rule + 1, request, false)
     }
 
     fn decide_from(&self, first: usize, request: &Request<'_>, volumes: bool) -> Result<Decision> {
         let overrides = Overrides::read(request.labels, &self.allowed)?;
-        let rule = self
-            .rules
-            .iter()
-            .enumerate()
-            .skip(first)
-            .find(|(_, rule)| rule_matches(rule, request) && (volumes || !self.is_volume(rule)));
+        let rule =
+            self.rules.iter().enumerate().skip(first).find(|(_, rule)| {
+                rule_matches(rule, request) && (volumes || !self.is_volume(rule))
+            });
         let mut decision = match rule {
             None => Decision {
                 target: Target::Store(ROOT_STORE.to_owned()),
@@ -121,15 +123,17 @@ impl Policy {
     }
 
     fn is_volume(&self, rule: &Rule) -> bool {
-        rule.store.as_ref().and_then(|name| self.stores.get(name)).is_some_and(|store| {
-            matches!(store.kind, StoreKind::Volume(_))
-        })
+        rule.store
+            .as_ref()
+            .and_then(|name| self.stores.get(name))
+            .is_some_and(|store| matches!(store.kind, StoreKind::Volume(_)))
     }
 
     fn decision_of(&self, index: usize, rule: &Rule) -> Decision {
         let volume = self.is_volume(rule);
         let store = rule.store.clone().unwrap_or_else(|| ROOT_STORE.to_owned());
-        let target = if volume { Target::Volume { store, rule: index } } else { Target::Store(store) };
+        let target =
+            if volume { Target::Volume { store, rule: index } } else { Target::Store(store) };
         Decision {
             target,
             retain: rule.retain.unwrap_or(volume),
@@ -166,10 +170,14 @@ impl<'a> Overrides<'a> {
     fn read(labels: &'a Labels, allowed: &BTreeSet<LabelOverride>) -> Result<Self> {
         let mut overrides = Self::default();
         for (label, value) in labels {
-            let Some(word) = label.strip_prefix(LABEL_PREFIX).and_then(|rest| rest.strip_prefix(OURS)) else {
+            let Some(word) =
+                label.strip_prefix(LABEL_PREFIX).and_then(|rest| rest.strip_prefix(OURS))
+            else {
                 continue;
             };
-            let bad = |problem: String| Error::InvalidArgument(format!("label {label}={value:?}: {problem}"));
+            let bad = |problem: String| {
+                Error::InvalidArgument(format!("label {label}={value:?}: {problem}"))
+            };
             let kind = match word {
                 "store" => {
                     overrides.store = Some(value);
@@ -192,7 +200,11 @@ impl<'a> Overrides<'a> {
                     LabelOverride::Volatile
                 }
                 word if identity::is_label(word) => LabelOverride::Identity,
-                _ => return Err(bad("there is no such label; see docs/CONFIGURATION.md".to_owned())),
+                _ => {
+                    return Err(
+                        bad("there is no such label; see docs/CONFIGURATION.md".to_owned()),
+                    );
+                }
             };
             if !allowed.contains(&kind) {
                 return Err(bad(format!(

@@ -116,7 +116,13 @@ impl Stores {
     }
 
     /// Checks a store's directory, and makes it ours if it never was anybody's.
-    fn open(&self, name: &str, store: &DirStore, meta: &Metastore, features: &Features) -> Result<()> {
+    fn open(
+        &self,
+        name: &str,
+        store: &DirStore,
+        meta: &Metastore,
+        features: &Features,
+    ) -> Result<()> {
         let unusable = |problem: String| {
             Error::Unavailable(format!("store {name:?} at {}: {problem}", store.path.display()))
         };
@@ -136,7 +142,9 @@ impl Stores {
                 )));
             }
             (Some(marker), Some(known)) if marker.store != known => {
-                return Err(unusable("this is another store of this root; check its path".to_owned()));
+                return Err(unusable(
+                    "this is another store of this root; check its path".to_owned(),
+                ));
             }
             (None, Some(_)) => {
                 return Err(unusable(format!(

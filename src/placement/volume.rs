@@ -47,8 +47,12 @@ pub(crate) enum NoVolume {
 impl std::fmt::Display for NoVolume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Unknown(field) => write!(f, "containerd does not know the container's {}", field.as_str()),
-            Self::None(wanted) => write!(f, "no mount of this host matches the store's pattern with {wanted}"),
+            Self::Unknown(field) => {
+                write!(f, "containerd does not know the container's {}", field.as_str())
+            }
+            Self::None(wanted) => {
+                write!(f, "no mount of this host matches the store's pattern with {wanted}")
+            }
             Self::Several(paths) => write!(f, "several mounts match: {paths:?}"),
         }
     }
@@ -87,7 +91,8 @@ pub(crate) fn find(
     match paths.as_slice() {
         [one] => Ok(Found { mount: (*one).to_owned(), subdirectory }),
         [] => {
-            let wanted: Vec<_> = wanted.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+            let wanted: Vec<_> =
+                wanted.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
             Err(NoVolume::None(wanted.join(", ")))
         }
         several => Err(NoVolume::Several(several.iter().map(|path| (*path).to_owned()).collect())),
@@ -96,9 +101,9 @@ pub(crate) fn find(
 
 fn matches(pattern: &Regex, path: &str, wanted: &[(&str, String)]) -> bool {
     pattern.captures(path).is_some_and(|captures| {
-        wanted.iter().all(|(name, value)| {
-            captures.name(name).is_some_and(|found| found.as_str() == value)
-        })
+        wanted
+            .iter()
+            .all(|(name, value)| captures.name(name).is_some_and(|found| found.as_str() == value))
     })
 }
 
@@ -157,9 +162,12 @@ impl Home {
         layout::check_mountable(&path)?;
         let directory = make(&ours, subdirectory, 0o700, &path)?;
         let home = Self { path, directory };
-        if rustix::fs::statat(&home.directory, layout::FS, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        if rustix::fs::statat(&home.directory, layout::FS, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+            .is_err()
+        {
             let fs = make(&home.directory, layout::FS, 0o755, &home.path)?;
-            let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+            let (uid, gid) =
+                (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
             rustix::fs::fchown(&fs, Some(uid), Some(gid)).at("change the owner of", &home.path)?;
         }
         make(&home.directory, layout::WORK, 0o711, &home.path)?;
@@ -175,10 +183,11 @@ impl Home {
     pub(crate) fn owner(&self) -> Result<Option<Owner>> {
         let path = self.path.join(IDENTITY);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = match rustix::fs::openat2(&self.directory, IDENTITY, flags, Mode::empty(), INSIDE) {
-            Err(Errno::NOENT) => return Ok(None),
-            file => File::from(file.at("open", &path)?),
-        };
+        let file =
+            match rustix::fs::openat2(&self.directory, IDENTITY, flags, Mode::empty(), INSIDE) {
+                Err(Errno::NOENT) => return Ok(None),
+                file => File::from(file.at("open", &path)?),
+            };
         let mut text = String::new();
         file.take(1 << 20).read_to_string(&mut text).at("read", &path)?;
         let owner: Owner = serde_json::from_str(&text).map_err(|error| {
@@ -206,11 +215,13 @@ impl Home {
         let text = serde_json::to_string_pretty(owner)
             .map_err(|error| Error::InvalidArgument(format!("{}: {error}", path.display())))?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let file = rustix::fs::openat2(&self.directory, &temporary, flags, Mode::from(0o600), INSIDE);
+        let file =
+            rustix::fs::openat2(&self.directory, &temporary, flags, Mode::from(0o600), INSIDE);
         let mut file = File::from(file.at("create", &path)?);
         file.write_all(text.as_bytes()).at("write", &path)?;
         file.sync_all().at("sync", &path)?;
-        rustix::fs::renameat(&self.directory, &temporary, &self.directory, IDENTITY).at("rename", &path)?;
+        rustix::fs::renameat(&self.directory, &temporary, &self.directory, IDENTITY)
+            .at("rename", &path)?;
         rustix::fs::fsync(&self.directory).at("sync", &self.path)
     }
 

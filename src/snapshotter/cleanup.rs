@@ -56,9 +56,10 @@ impl Snapshotter {
 
     /// Deletes an upper on a volume, if the volume is there and the upper is still that snapshot's.
     fn delete_on_volume(&self, id: u64, directory: &Path) -> Result<()> {
-        let (Some(mount), Some(name)) =
-            (directory.parent().and_then(Path::parent), directory.file_name().and_then(|name| name.to_str()))
-        else {
+        let (Some(mount), Some(name)) = (
+            directory.parent().and_then(Path::parent),
+            directory.file_name().and_then(|name| name.to_str()),
+        ) else {
             return Err(Error::BadRow { id, problem: format!("volume directory {directory:?}") });
         };
         if !crate::mountinfo::read()?.iter().any(|found| found.path == mount) {
@@ -92,7 +93,9 @@ impl Snapshotter {
     fn unlink_from_root(&self, id: u64) -> Result<()> {
         let link = layout::snapshot(self.stores.root(), id);
         match fs::symlink_metadata(&link) {
-            Ok(found) if found.file_type().is_symlink() => fs::remove_file(&link).at("delete", &link),
+            Ok(found) if found.file_type().is_symlink() => {
+                fs::remove_file(&link).at("delete", &link)
+            }
             _ => Ok(()),
         }
     }

@@ -69,7 +69,11 @@ impl Snapshotter {
     fn plan(&self, kind: Kind, new: &New<'_>, chain: &[Layer]) -> Result<Plan> {
         let hint = KeyHint::of(new.key);
         if kind == Kind::View || hint.is_extraction() {
-            let reason = if kind == Kind::View { "views use the layer store" } else { "image layers use the layer store" };
+            let reason = if kind == Kind::View {
+                "views use the layer store"
+            } else {
+                "image layers use the layer store"
+            };
             return Ok(self.fresh(placed(ROOT_STORE, reason)));
         }
         let namespace = if hint.namespace.is_empty() { new.namespace } else { hint.namespace };
@@ -99,7 +103,12 @@ impl Snapshotter {
     }
 
     /// Makes a new snapshot's directories; returns what to delete should recording it fail.
-    fn make_directories(&self, kind: Kind, plan: &Plan, owner: (u32, u32)) -> Result<Option<PathBuf>> {
+    fn make_directories(
+        &self,
+        kind: Kind,
+        plan: &Plan,
+        owner: (u32, u32),
+    ) -> Result<Option<PathBuf>> {
         if plan.resumes || plan.placement.place != Place::Store {
             return Ok(None);
         }
@@ -113,7 +122,13 @@ impl Snapshotter {
     }
 
     /// Writes the row and returns the mounts; mounts that cannot be are found out before the row.
-    fn record(&self, kind: Kind, new: &New<'_>, plan: &Plan, chain: &[Layer]) -> Result<Vec<Mount>> {
+    fn record(
+        &self,
+        kind: Kind,
+        new: &New<'_>,
+        plan: &Plan,
+        chain: &[Layer],
+    ) -> Result<Vec<Mount>> {
         let row = provisional_row(kind, new, plan);
         let mounts = match plan.placement.place {
             Place::Pending => self.provisional_mounts(chain)?,

@@ -77,7 +77,8 @@ pub(crate) struct RetainedUpper {
 impl Snapshotter {
     /// Lists snapshots of all plugin names with their places and uppers.
     pub(crate) fn list_places(&self, filters: &[String]) -> Result<Vec<(Row, String)>> {
-        let filter = Filter::parse(filters).map_err(|error| Error::InvalidArgument(error.to_string()))?;
+        let filter =
+            Filter::parse(filters).map_err(|error| Error::InvalidArgument(error.to_string()))?;
         let mut found = Vec::new();
         self.meta.for_each(None, |row| {
             if filter.matches(&SnapshotFields::of(&row.info)) {
@@ -95,7 +96,9 @@ impl Snapshotter {
         let (row, chain) = self.meta.get_with_chain(&snapshotter, &key)?;
         let (mut mounts, mut notes) = (Vec::new(), Vec::new());
         if row.info.kind == Kind::Committed {
-            notes.push("a committed snapshot has no mounts of its own; it is a layer of others".to_owned());
+            notes.push(
+                "a committed snapshot has no mounts of its own; it is a layer of others".to_owned(),
+            );
         } else {
             match self.mounts_of(&row, &chain) {
                 Ok(list) => mounts = list,
@@ -109,13 +112,18 @@ impl Snapshotter {
     }
 
     fn upper_of(&self, row: &Row) -> String {
-        self.directory(row).map_or_else(|_| String::new(), |own| own.join(layout::FS).display().to_string())
+        self.directory(row)
+            .map_or_else(|_| String::new(), |own| own.join(layout::FS).display().to_string())
     }
 
     /// A layer's directory; its real place, where that is another store.
     fn layer_path(&self, layer: &Layer) -> String {
         let path = layout::snapshot(self.stores.root(), layer.id);
-        let real = if layer.store == ROOT_STORE { path } else { std::fs::read_link(&path).unwrap_or(path) };
+        let real = if layer.store == ROOT_STORE {
+            path
+        } else {
+            std::fs::read_link(&path).unwrap_or(path)
+        };
         real.join(layout::FS).display().to_string()
     }
 
@@ -133,7 +141,9 @@ impl Snapshotter {
         })?;
         let mut found = if exact.is_empty() { similar } else { exact };
         match (found.pop(), found.len()) {
-            (None, _) => Err(Error::NotFound(format!("snapshot {key:?} (`overstream ls` lists all)"))),
+            (None, _) => {
+                Err(Error::NotFound(format!("snapshot {key:?} (`overstream ls` lists all)")))
+            }
             (Some(one), 0) => Ok(one),
             (Some(last), _) => {
                 found.push(last);
@@ -160,7 +170,9 @@ impl Snapshotter {
             }))
             .collect();
         self.meta.for_each(None, |row| {
-            if let Some(report) = reports.iter_mut().find(|report| report.name == row.placement.store) {
+            if let Some(report) =
+                reports.iter_mut().find(|report| report.name == row.placement.store)
+            {
                 self.add(report, &row, cancel);
             }
             Ok(())
@@ -179,13 +191,15 @@ impl Snapshotter {
         let mut report = StoreReport {
             name: name.to_owned(),
             kind: if name == ROOT_STORE { "root" } else { "dir" },
-            path: self.stores.path(name).map_or_else(|_| String::new(), |path| path.display().to_string()),
+            path: self
+                .stores
+                .path(name)
+                .map_or_else(|_| String::new(), |path| path.display().to_string()),
             ..StoreReport::default()
         };
-        let space = self
-            .stores
-            .ready(name, &self.meta, &self.features)
-            .and_then(|path| probe::space(path).map_err(|error| Error::Unavailable(error.to_string())));
+        let space = self.stores.ready(name, &self.meta, &self.features).and_then(|path| {
+            probe::space(path).map_err(|error| Error::Unavailable(error.to_string()))
+        });
         match space {
             Ok(space) => report.space = space,
             Err(error) => report.problem = error.to_string(),
@@ -242,11 +256,14 @@ impl Snapshotter {
         let mounts = mountinfo::read()?;
         let mut found = Vec::new();
         for (store, pattern) in self.stores.volumes() {
-            let matching =
-                mounts.iter().filter(|mount| mount.path.to_str().is_some_and(|path| pattern.is_match(path)));
+            let matching = mounts
+                .iter()
+                .filter(|mount| mount.path.to_str().is_some_and(|path| pattern.is_match(path)));
             for mount in matching {
                 found.extend(uppers_on(store, &mount.path).into_iter().filter(|upper| {
-                    !Path::new(&upper.upper).parent().is_some_and(|own| owned.contains(&*own.to_string_lossy()))
+                    !Path::new(&upper.upper)
+                        .parent()
+                        .is_some_and(|own| owned.contains(&*own.to_string_lossy()))
                 }));
             }
         }

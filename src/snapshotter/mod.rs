@@ -99,7 +99,9 @@ impl LabelMask {
         for path in paths {
             match path.strip_prefix("labels") {
                 Some("") => return Self::parse_rest(paths).map(|()| Self::All),
-                Some(rest) if rest.starts_with('.') => keys.extend(rest.strip_prefix('.').map(str::to_owned)),
+                Some(rest) if rest.starts_with('.') => {
+                    keys.extend(rest.strip_prefix('.').map(str::to_owned))
+                }
                 _ => return Err(bad_path(path)),
             }
         }
@@ -128,7 +130,9 @@ impl LabelMask {
 }
 
 fn bad_path(path: &str) -> Error {
-    Error::InvalidArgument(format!("cannot update {path:?}: only labels, or labels.KEY, can be changed"))
+    Error::InvalidArgument(format!(
+        "cannot update {path:?}: only labels, or labels.KEY, can be changed"
+    ))
 }
 
 impl Snapshotter {
@@ -138,8 +142,15 @@ impl Snapshotter {
     }
 
     /// Changes labels, and returns the new description.
-    pub(crate) fn update(&self, snapshotter: &str, key: &str, labels: &Labels, mask: &LabelMask) -> Result<Info> {
-        let row = self.meta.update_labels(snapshotter, key, |current| mask.apply(current, labels))?;
+    pub(crate) fn update(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        labels: &Labels,
+        mask: &LabelMask,
+    ) -> Result<Info> {
+        let row =
+            self.meta.update_labels(snapshotter, key, |current| mask.apply(current, labels))?;
         Ok(self.shown(row))
     }
 
@@ -166,7 +177,12 @@ impl Snapshotter {
     }
 
     /// Returns the mounts of an active snapshot or a view, settling its place if need be.
-    pub(crate) fn mounts(&self, snapshotter: &str, key: &str, namespace: &str) -> Result<Vec<Mount>> {
+    pub(crate) fn mounts(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        namespace: &str,
+    ) -> Result<Vec<Mount>> {
         let (row, chain) = self.meta.get_with_chain(snapshotter, key)?;
         if row.info.kind == Kind::Committed {
             return Err(Error::FailedPrecondition(format!(
@@ -205,7 +221,8 @@ impl Snapshotter {
         let labels = without_empty(labels);
         let boot = self.features.boot.as_str();
         let unsynced_boot = (self.options.layer_sync == LayerSync::Background).then_some(boot);
-        let commit = Commit { snapshotter, key, name, labels: &labels, parent, usage, unsynced_boot };
+        let commit =
+            Commit { snapshotter, key, name, labels: &labels, parent, usage, unsynced_boot };
         self.meta.commit(&commit)?;
         crate::crash::point("commit: recorded");
         self.usage.forget(row.id);
@@ -242,7 +259,8 @@ impl Snapshotter {
 
     /// Hands out the snapshots that match any filter, or all without one, as of one instant.
     pub(crate) fn list(&self, snapshotter: &str, filters: &[String]) -> Result<Vec<Info>> {
-        let filter = Filter::parse(filters).map_err(|error| Error::InvalidArgument(error.to_string()))?;
+        let filter =
+            Filter::parse(filters).map_err(|error| Error::InvalidArgument(error.to_string()))?;
         let mut found = Vec::new();
         self.meta.for_each(Some(snapshotter), |row| {
             if filter.matches(&SnapshotFields::of(&row.info)) {
@@ -258,7 +276,8 @@ impl Snapshotter {
         let upperdir = self.options.upperdir_label.then(|| self.directory(&row).ok()).flatten();
         let mut info = row.info;
         if let Some(own) = upperdir {
-            info.labels.insert(LABEL_UPPERDIR.to_owned(), own.join(layout::FS).display().to_string());
+            info.labels
+                .insert(LABEL_UPPERDIR.to_owned(), own.join(layout::FS).display().to_string());
         }
         info
     }
@@ -328,5 +347,9 @@ impl Snapshotter {
 
 /// Labels with an empty value are not stored.
 fn without_empty(labels: &Labels) -> Labels {
-    labels.iter().filter(|(_, value)| !value.is_empty()).map(|(k, v)| (k.clone(), v.clone())).collect()
+    labels
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
 }

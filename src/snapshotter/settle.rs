@@ -69,7 +69,12 @@ fn workdir(directory: &Path) -> Option<Workdir> {
 
 impl Snapshotter {
     /// Makes sure that a snapshot has a place; nothing while containerd does not know the container.
-    pub(super) fn settled(&self, row: Row, chain: &[Layer], namespace: &str) -> Result<Option<Row>> {
+    pub(super) fn settled(
+        &self,
+        row: Row,
+        chain: &[Layer],
+        namespace: &str,
+    ) -> Result<Option<Row>> {
         if row.placement.place != Place::Pending {
             return Ok(Some(row));
         }
@@ -84,7 +89,8 @@ impl Snapshotter {
             },
         };
         let labels = row.info.labels.clone();
-        let request = Request { snapshotter: &row.snapshotter.clone(), namespace, hint, labels: &labels };
+        let request =
+            Request { snapshotter: &row.snapshotter.clone(), namespace, hint, labels: &labels };
         self.settle(row, chain, &request, &identity).map(Some)
     }
 
@@ -97,7 +103,12 @@ impl Snapshotter {
             .flatten()
     }
 
-    fn ask_containerd(&self, row: &Row, namespace: &str, container: &str) -> Result<Option<Identity>> {
+    fn ask_containerd(
+        &self,
+        row: &Row,
+        namespace: &str,
+        container: &str,
+    ) -> Result<Option<Identity>> {
         if namespace.is_empty() {
             return Err(Error::FailedPrecondition(format!(
                 "key {:?} names no containerd namespace, so nobody can be asked whose container it is",
@@ -149,7 +160,8 @@ impl Snapshotter {
         if row.placement.place != Place::Pending {
             return Ok(row);
         }
-        let chain = row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
+        let chain =
+            row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
         let decision = Decision {
             target: Target::Store(ROOT_STORE.to_owned()),
             retain: false,
@@ -160,9 +172,18 @@ impl Snapshotter {
         self.settle_in_store(row, &chain, decision, "empty")
     }
 
-    fn settle_in_store(&self, mut row: Row, chain: &[Layer], decision: Decision, why: &str) -> Result<Row> {
+    fn settle_in_store(
+        &self,
+        mut row: Row,
+        chain: &[Layer],
+        decision: Decision,
+        why: &str,
+    ) -> Result<Row> {
         let Target::Store(store) = &decision.target else {
-            return Err(Error::FailedPrecondition(format!("rule for {:?} leads to a volume", row.info.name)));
+            return Err(Error::FailedPrecondition(format!(
+                "rule for {:?} leads to a volume",
+                row.info.name
+            )));
         };
         let base = self.stores.ready(store, &self.meta, &self.features)?;
         let directory = layout::snapshot(base, row.id);
@@ -172,7 +193,9 @@ impl Snapshotter {
         if decision.volatile && !chain.is_empty() {
             placement.volatile_boot = Some(self.features.boot.clone());
         }
-        self.meta.settle(row.id, &placement).inspect_err(|_| self.discard(row.id, store, &directory))?;
+        self.meta
+            .settle(row.id, &placement)
+            .inspect_err(|_| self.discard(row.id, store, &directory))?;
         row.placement = placement;
         Ok(row)
     }
@@ -192,9 +215,15 @@ impl Snapshotter {
         crate::crash::point("settle: volume directory made");
         let identity = self.chain_identity(chain);
         self.check_take_over(&row, &home, &identity)?;
-        home.set_owner(&Owner::new(self.stores.root_uuid(), row.id, identity, self.features.userxattr))?;
+        home.set_owner(&Owner::new(
+            self.stores.root_uuid(),
+            row.id,
+            identity,
+            self.features.userxattr,
+        ))?;
         crate::crash::point("settle: identity written");
-        let mut placement = placed(store, &format!("{}: volume {}", decision.reason, found.mount.display()));
+        let mut placement =
+            placed(store, &format!("{}: volume {}", decision.reason, found.mount.display()));
         placement.place = Place::Volume(home.path().display().to_string());
         placement.retain = decision.retain;
         self.meta.settle(row.id, &placement)?;
@@ -210,7 +239,9 @@ impl Snapshotter {
         };
         match home.owner()? {
             None if home.is_empty()? => return Ok(()),
-            None => return refuse("there are files, but nothing says whose they are; move them aside"),
+            None => {
+                return refuse("there are files, but nothing says whose they are; move them aside");
+            }
             Some(owner) if owner.chain != chain => {
                 return refuse(&format!(
                     "it belongs on layer {:?}, the container now runs on {:?}; use the former image, or move the \
@@ -220,7 +251,9 @@ impl Snapshotter {
                 ));
             }
             Some(owner) if owner.userxattr != self.features.userxattr => {
-                return refuse("its overlay marks are in the other attribute name space (root and rootless)");
+                return refuse(
+                    "its overlay marks are in the other attribute name space (root and rootless)",
+                );
             }
             Some(_) => {}
         }
@@ -285,18 +318,27 @@ impl Snapshotter {
 
     /// Another volume may have been mounted in the place of the one the upper lies on.
     fn check_volume(&self, row: &Row, directory: &Path) -> Result<()> {
-        let (Some(mount), Some(name)) =
-            (directory.parent().and_then(Path::parent), directory.file_name().and_then(|name| name.to_str()))
-        else {
-            return Err(Error::BadRow { id: row.id, problem: format!("volume directory {directory:?}") });
+        let (Some(mount), Some(name)) = (
+            directory.parent().and_then(Path::parent),
+            directory.file_name().and_then(|name| name.to_str()),
+        ) else {
+            return Err(Error::BadRow {
+                id: row.id,
+                problem: format!("volume directory {directory:?}"),
+            });
         };
         let gone = |problem: &str| {
-            Error::Unavailable(format!("upper of snapshot {:?} in {}: {problem}", row.info.name, directory.display()))
+            Error::Unavailable(format!(
+                "upper of snapshot {:?} in {}: {problem}",
+                row.info.name,
+                directory.display()
+            ))
         };
         if !mountinfo::read()?.iter().any(|found| found.path == mount) {
             return Err(gone("its volume is not mounted"));
         }
-        let home = Home::open(mount, name)?.ok_or_else(|| gone("the volume mounted there is another one"))?;
+        let home = Home::open(mount, name)?
+            .ok_or_else(|| gone("the volume mounted there is another one"))?;
         let owner = home.owner()?.ok_or_else(|| gone("the volume mounted there is another one"))?;
         if owner.root == self.stores.root_uuid() && owner.snapshot == row.id {
             Ok(())

@@ -69,11 +69,15 @@ pub(crate) enum StartError {
 
 impl Snapshotter {
     /// Opens the root of a configuration. `runtime` carries the calls to containerd.
-    pub(crate) fn open(config: &Config, runtime: &tokio::runtime::Handle) -> Result<Self, StartError> {
+    pub(crate) fn open(
+        config: &Config,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Self, StartError> {
         let root = &config.root;
         create_root(root)?;
         let lock = lock_root(root)?;
-        let features = Features::detect().at("read", Path::new("/proc/sys/kernel/random/boot_id"))?;
+        let features =
+            Features::detect().at("read", Path::new("/proc/sys/kernel/random/boot_id"))?;
         let meta = Metastore::open(root)?;
         make_directory(&layout::snapshots(root))?;
         probe::check_upper(root, &features)
@@ -152,7 +156,10 @@ impl Snapshotter {
                 );
             }
             (kind, false, true) => {
-                tracing::warn!(key = row.info.name, "an upper that was never written is made again");
+                tracing::warn!(
+                    key = row.info.name,
+                    "an upper that was never written is made again"
+                );
                 if let Err(error) = self.mend_upper(row, kind, &directory) {
                     tracing::error!(key = row.info.name, %error, "an upper is missing and cannot be made again");
                 }
@@ -162,7 +169,8 @@ impl Snapshotter {
     }
 
     fn mend_upper(&self, row: &Row, kind: Kind, directory: &Path) -> Result<()> {
-        let chain = row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
+        let chain =
+            row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
         make_snapshot(directory, kind, self.owner_for(row, &chain)?)
     }
 }

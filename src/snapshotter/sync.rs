@@ -52,10 +52,8 @@ impl Queue {
     /// Waits for work, then for a quiet moment; false once stopped.
     fn next(&self) -> bool {
         let idle = |state: &mut State| !state.waiting && !state.stopped;
-        let mut state = self
-            .changed
-            .wait_while(self.lock(), idle)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state =
+            self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         for _ in 0..ROUNDS {
             if state.stopped || !state.waiting {
                 break;

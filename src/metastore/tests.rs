@@ -1,0 +1,193 @@
+use std::fs;
+
+use super::*;
+use crate::snapshot::{Kind, Labels, Usage};
+
+fn placement() -> Placement {
+    Placement {
+        store: ROOT_STORE.to_owned(),
+        place: Place::Store,
+        reason: "test".to_owned(),
+        retain: false,
+        volatile_boot: None,
+    }
+}
+
+fn create(meta: &Metastore, id: u64, key: &str, parent: &str) -> Result<()> {
+    let (labels, placement) = (Labels::new(), placement());
+    let new = NewSnapshot {
+        id,
+        snapshotter: "s",
+        key,
+        parent,
+        kind: Kind::Active,
+        labels: &labels,
+        placement: &placement,
+        resumes: false,
+    };
+    meta.create(&new).map(drop)
+}
+
+fn commit(meta: &Metastore, key: &str, name: &str) -> Result<()> {
+    let labels = Labels::new();
+    let usage = Usage { bytes: 1, inodes: 2 };
+    meta.commit(&Commit {
+        snapshotter: "s",
+        key,
+        name,
+        labels: &labels,
+        parent: "",
+        usage,
+        unsynced_boot: None,
+    })
+}
+
+fn root() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn refused(root: &Path) -> String {
+    Metastore::open(root).unwrap_err().to_string()
+}
+
+#[test]
+fn what_was_written_is_there_after_reopening() {
+    let root = root();
+    {
+        let meta = Metastore::open(root.path()).unwrap();
+        create(&meta, 1, "a", "").unwrap();
+        commit(&meta, "a", "A").unwrap();
+        create(&meta, 2, "b", "A").unwrap();
+    }
+    let meta = Metastore::open(root.path()).unwrap();
+    let (row, chain) = meta.get_with_chain("s", "b").unwrap();
+    assert_eq!((row.id, row.info.parent.as_str(), row.parent), (2, "A", Some(1)));
+    assert_eq!(chain.iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>(), ["A"]);
+    assert_eq!(meta.get("s", "A").unwrap().usage, Usage { bytes: 1, inodes: 2 });
+    assert!(matches!(meta.get("other", "A"), Err(Error::NotFound(_))));
+}
+
+#[test]
+fn numbers_are_never_used_again() {
+    let root = root();
+    let meta = Metastore::open(root.path()).unwrap();
+    assert_eq!(meta.last_id().unwrap(), 0);
+    create(&meta, 7, "a", "").unwrap();
+    let row = meta.get("s", "a").unwrap();
+    meta.remove(&row, &Removal::Leave).unwrap();
+    drop(meta);
+    assert_eq!(Metastore::open(root.path()).unwrap().last_id().unwrap(), 7);
+}
+
+#[test]
+fn a_failed_call_leaves_nothing() {
+    let root = root();
+    let meta = Metastore::open(root.path()).unwrap();
+    create(&meta, 1, "a", "").unwrap();
+    assert!(matches!(create(&meta, 2, "a", ""), Err(Error::AlreadyExists(_))));
+    assert!(matches!(create(&meta, 2, "b", "a"), Err(Error::InvalidArgument(_))));
+    assert!(matches!(create(&meta, 2, "b", "none"), Err(Error::NotFound(_))));
+    commit(&meta, "a", "A").unwrap();
+    create(&meta, 2, "b", "A").unwrap();
+    let parent = meta.get("s", "A").unwrap();
+    let error = meta.remove(&parent, &Removal::Discard).unwrap_err().to_string();
+    assert!(error.contains("remove"), "{error}");
+    assert!(meta.garbage().unwrap().is_empty());
+    assert_eq!(meta.last_id().unwrap(), 2);
+}
+
+#[test]
+fn removal_leaves_garbage_or_a_retained_upper() {
+    let root = root();
+    let meta = Metastore::open(root.path()).unwrap();
+    for (id, key) in [(1, "a"), (2, "b")] {
+        create(&meta, id, key, "").unwrap();
+    }
+    meta.remove(&meta.get("s", "a").unwrap(), &Removal::Discard).unwrap();
+    assert_eq!(
+        meta.garbage().unwrap(),
+        [Garbage { id: 1, store: "root".to_owned(), volume_dir: None }]
+    );
+    let chain = ["sha256:x".to_owned()];
+    let retain = Removal::Retain { namespace: "ns", name: "b", chain: &chain };
+    meta.remove(&meta.get("s", "b").unwrap(), &retain).unwrap();
+    let found = meta.find_retained("s", "ns", "b", None).unwrap().unwrap();
+    assert_eq!((found.id, found.chain.as_slice()), (2, &chain[..]));
+    assert!(meta.find_retained("s", "other", "b", None).unwrap().is_none());
+    assert_eq!(meta.live_ids(ROOT_STORE).unwrap(), [2].into());
+    meta.forget_garbage(&[1]).unwrap();
+    meta.discard_retained(2).unwrap();
+    assert!(matches!(meta.discard_retained(2), Err(Error::NotFound(_))));
+    assert_eq!(meta.garbage().unwrap().len(), 1);
+}
+
+#[test]
+fn labels_of_any_text_survive() {
+    let root = root();
+    let meta = Metastore::open(root.path()).unwrap();
+    create(&meta, 1, "a", "").unwrap();
+    let odd: Labels = [("k\0\n\"'", "\u{1f980}\\"), ("", "x"), ("e", "")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    meta.update_labels("s", "a", |labels| labels.clone_from(&odd)).unwrap();
+    let stored = meta.get("s", "a").unwrap().info.labels;
+    assert_eq!(stored.len(), 2, "an empty value is dropped");
+    assert_eq!(stored["k\0\n\"'"], odd["k\0\n\"'"]);
+}
+
+#[test]
+fn a_database_that_is_not_ours_to_write_is_refused_unchanged() {
+    let fresh = || {
+        let root = root();
+        drop(Metastore::open(root.path()).unwrap());
+        root
+    };
+    let cases: [(&str, &str, Box<dyn Fn(&Path)>); 4] = [
+        ("damaged", "Way out", Box::new(|file| fs::write(file, vec![b'x'; 8192]).unwrap())),
+        ("version 999", "newer", Box::new(|file| sql(file, "PRAGMA user_version = 999"))),
+        (
+            "another program",
+            "another root",
+            Box::new(|file| sql(file, "PRAGMA application_id = 1")),
+        ),
+        (
+            "damaged",
+            "backup",
+            Box::new(|file| {
+                let mut bytes = fs::read(file).unwrap();
+                let end = bytes.len();
+                bytes[4096..end].fill(0x5a);
+                fs::write(file, bytes).unwrap();
+            }),
+        ),
+    ];
+    for (what, way_out, spoil) in cases {
+        let root = fresh();
+        let file = root.path().join(FILE);
+        spoil(&file);
+        let before = fs::read(&file).unwrap();
+        let message = refused(root.path());
+        assert!(message.contains(what) && message.contains(way_out), "{message}");
+        assert_eq!(fs::read(&file).unwrap(), before, "{what}: the file was changed");
+    }
+}
+
+#[test]
+fn a_missing_database_beside_snapshots_is_not_replaced() {
+    let root = root();
+    fs::create_dir_all(root.path().join("snapshots/1")).unwrap();
+    for empty_file in [false, true] {
+        if empty_file {
+            fs::write(root.path().join(FILE), "").unwrap();
+        }
+        let message = refused(root.path());
+        assert!(
+            message.contains("missing or empty") && message.contains("move the snapshots"),
+            "{message}"
+        );
+    }
+}
+
+fn sql(file: &Path, statement: &str) {
+    Connection::open(file).unwrap().execute_batch(statement).unwrap();
+}
