@@ -108,7 +108,7 @@ fn mount_options(checker: &mut Checker<'_>, options: Vec<Spanned<String>>) -> Ve
 
 fn log(checker: &mut Checker<'_>, log: file::Log) -> LogConfig {
     if let Some(level) = &log.level {
-        checker.noted(level.span(), level.get_ref().parse::<tracing_subscriber::filter::Targets>());
+        checker.noted(level.span(), level.get_ref().parse::<tracing_subscriber::EnvFilter>());
     }
     LogConfig {
         level: log.level.map_or_else(|| "info".to_owned(), Spanned::into_inner),

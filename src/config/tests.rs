@@ -74,7 +74,7 @@ fn every_mistake_names_its_line() {
         ("[[rules]]\notherwise = \"next\"", 2, "goes with a store of type"),
         ("[[rules]]\nsubdirectory = \"x\"", 2, "goes with a store of type"),
         ("[[rules]]\nvolume = { pod = \"x\" }", 2, "goes with a store of type"),
-        ("[log]\nlevel = \"=,=\"", 2, ""),
+        ("[log]\nlevel = \"info,over=loud\"", 2, ""),
         ("[labels]\nallow = [\"everything\"]", 2, "unknown variant"),
         (&rule(""), 4, "ties a capture"),
         (&rule("volume = { pod = \"x\" }"), 4, "ties a capture"),
