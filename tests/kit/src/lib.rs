@@ -5,7 +5,9 @@
 
 mod command;
 mod daemon;
+pub mod image;
 mod limit;
+mod listing;
 mod log;
 mod mount;
 mod mountinfo;
@@ -21,6 +23,7 @@ mod wait;
 pub use command::{Output, run, run_within};
 pub use daemon::Daemon;
 pub use limit::limit;
+pub use listing::LISTING;
 pub use mount::{Mounted, mount, try_mount};
 pub use mountinfo::mounts_below;
 pub use process::Process;

@@ -77,6 +77,24 @@ impl Tree {
         Ok(tree)
     }
 
+    /// Makes a tree of entries in which regular files with equal numbers are the same file.
+    pub(crate) fn from_numbered(entries: BTreeMap<PathBuf, (Entry, usize)>) -> Self {
+        let mut names: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
+        let mut tree = Self::default();
+        for (path, (entry, number)) in entries {
+            names.entry(number).or_default().push(path.clone());
+            tree.entries.insert(path, entry);
+        }
+        tree.link(names);
+        tree
+    }
+
+    /// Returns the tree with only the entries to `keep`.
+    pub(crate) fn filtered(&self, keep: impl Fn(&PathBuf) -> bool) -> Self {
+        let entries = self.entries.iter().filter(|(path, _)| keep(path));
+        Self { entries: entries.map(|(path, entry)| (path.clone(), entry.clone())).collect() }
+    }
+
     /// Returns the entries by path.
     pub fn entries(&self) -> &BTreeMap<PathBuf, Entry> {
         &self.entries
@@ -127,7 +145,7 @@ impl Tree {
         Ok(())
     }
 
-    fn link(&mut self, names: BTreeMap<(u64, u64), Vec<PathBuf>>) {
+    fn link<T>(&mut self, names: BTreeMap<T, Vec<PathBuf>>) {
         for mut paths in names.into_values().filter(|paths| paths.len() > 1) {
             paths.sort();
             for path in &paths {

@@ -28,7 +28,7 @@ fn nothing_stays_behind_after_a_panic() {
             bind(&a, &b);
             let closed = scratch.dir("closed");
             scratch.write("closed/file", "x");
-            std::fs::set_permissions(closed, std::fs::Permissions::from_mode(0)).unwrap();
+            std::fs::set_permissions(closed, std::fs::Permissions::from_mode(0o0)).unwrap();
             // A daemon that leaves its parent and its session, as a shim does.
             let script = "setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000";
             let process = scratch.spawn("sleepers", Command::new("sh").args(["-c", script]));
