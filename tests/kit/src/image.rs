@@ -7,6 +7,7 @@ mod layer;
 
 use std::path::Path;
 
+pub(crate) use archive::architecture;
 pub use demo::{CAPABILITY, LATIN1_NAME, demo, many_layers, pause};
 pub use layer::Layer;
 

@@ -4,6 +4,8 @@
 //! and the end of the log, since a test can do nothing better with an error.
 
 mod command;
+mod containerd;
+mod cri;
 mod daemon;
 pub mod image;
 mod limit;
@@ -21,6 +23,8 @@ mod tree;
 mod wait;
 
 pub use command::{Output, run, run_within};
+pub use containerd::{Containerd, Options, PAUSE, Proxy, Version};
+pub use cri::{Cri, ExecOutput, Pod};
 pub use daemon::Daemon;
 pub use limit::limit;
 pub use listing::LISTING;

@@ -68,7 +68,7 @@ fn stat(
     line: &[u8],
     targets: &BTreeMap<PathBuf, &OsStr>,
     contents: &BTreeMap<PathBuf, String>,
-) -> (PathBuf, (Entry, usize)) {
+) -> (PathBuf, (Entry, Option<u64>)) {
     let fields: Vec<&[u8]> = line.splitn(9, |byte| *byte == b' ').collect();
     let number = |at: usize, radix: u32| -> u64 {
         let field = std::str::from_utf8(fields[at]).expect("a number");
@@ -91,8 +91,8 @@ fn stat(
         }
     };
     let entry = Entry { kind, mode: mode & 0o7777, uid: small(1, 10), gid: small(2, 10) };
-    let inode = usize::try_from(number(4, 10)).expect("an inode number");
-    (path, (entry, inode))
+    let several_names = number(5, 10) > 1;
+    (path, (entry, several_names.then(|| number(4, 10))))
 }
 
 fn relative(path: &[u8]) -> PathBuf {

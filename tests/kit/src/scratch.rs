@@ -115,6 +115,12 @@ impl Inner {
         &self.path
     }
 
+    /// Returns the cgroup, in every hierarchy, below which its containers must lie.
+    pub(crate) fn cgroup(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        format!("/overstream-test-{name}")
+    }
+
     /// Starts a process that logs to `NAME.log`.
     #[track_caller]
     pub(crate) fn spawn(&self, name: &str, command: &mut Command) -> Process {
@@ -141,6 +147,7 @@ impl Inner {
         self.kill();
         sweep::unmount_below(&self.path);
         sweep::detach_loops_below(&self.path);
+        sweep::remove_cgroup(&self.cgroup());
     }
 }
 
@@ -185,9 +192,9 @@ fn sweep_once(base: &Path) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for path in stale(base).expect("read the scratch directory") {
-            sweep::kill_processes_of(&path);
-            sweep::unmount_below(&path);
-            sweep::detach_loops_below(&path);
+            let test = String::new();
+            let inner = Inner { path: path.clone(), test, children: Mutex::default() };
+            inner.clean();
             // Another test process may be sweeping, too.
             sweep::delete(&path).ok();
         }

@@ -88,6 +88,25 @@ pub(crate) fn detach_loops_below(directory: &Path) {
     }
 }
 
+/// Removes a cgroup and those below it from every hierarchy; those with processes stay.
+pub(crate) fn remove_cgroup(name: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
+        remove_directories(&hierarchy.join(name.trim_start_matches('/')));
+    }
+}
+
+fn remove_directories(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_directories(&entry.path());
+        }
+    }
+    // A cgroup's files go with it.
+    fs::remove_dir(directory).ok();
+}
+
 /// Deletes a directory with everything in it, whatever its modes.
 pub(crate) fn delete(directory: &Path) -> io::Result<()> {
     let first = fs::remove_dir_all(directory);

@@ -60,7 +60,7 @@ pub enum Kind {
 }
 
 impl Tree {
-    /// Reads the tree below `directory`; panics if it cannot.
+    /// Reads the tree below `directory`, without what is mounted in it; panics if it cannot.
     #[track_caller]
     pub fn read(directory: impl AsRef<Path>) -> Self {
         let directory = directory.as_ref();
@@ -68,7 +68,7 @@ impl Tree {
             .unwrap_or_else(|error| panic!("cannot read {}: {error}", directory.display()))
     }
 
-    /// Reads the tree below `directory`.
+    /// Reads the tree below `directory`, without what is mounted in it.
     pub fn try_read(directory: &Path) -> io::Result<Self> {
         let mut tree = Self::default();
         let mut names = BTreeMap::new();
@@ -77,12 +77,14 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Makes a tree of entries in which regular files with equal numbers are the same file.
-    pub(crate) fn from_numbered(entries: BTreeMap<PathBuf, (Entry, usize)>) -> Self {
-        let mut names: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
+    /// Makes a tree of entries in which regular files with the same number are the same file.
+    pub(crate) fn from_numbered(entries: BTreeMap<PathBuf, (Entry, Option<u64>)>) -> Self {
+        let mut names: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
         let mut tree = Self::default();
         for (path, (entry, number)) in entries {
-            names.entry(number).or_default().push(path.clone());
+            if let Some(number) = number {
+                names.entry(number).or_default().push(path.clone());
+            }
             tree.entries.insert(path, entry);
         }
         tree.link(names);
@@ -129,13 +131,17 @@ impl Tree {
         below: &Path,
         names: &mut BTreeMap<(u64, u64), Vec<PathBuf>>,
     ) -> io::Result<()> {
+        let device = fs::metadata(root.join(below))?.dev();
         for entry in fs::read_dir(root.join(below))? {
             let path = below.join(entry?.file_name());
             let full = root.join(&path);
             let meta = fs::symlink_metadata(&full)?;
             let kind = kind(&full, &meta)?;
             if meta.is_dir() {
-                self.add(root, &path, names)?;
+                // On overlay only directories are sure to tell the mount's own device number.
+                if meta.dev() == device {
+                    self.add(root, &path, names)?;
+                }
             } else if meta.is_file() && meta.nlink() > 1 {
                 names.entry((meta.dev(), meta.ino())).or_default().push(path.clone());
             }

@@ -1,6 +1,7 @@
 //! Tests the kit against Debian's containerd and its built-in overlayfs snapshotter.
 
 mod selftest {
+    mod containers;
     mod daemon;
     mod limits;
     mod mounts;

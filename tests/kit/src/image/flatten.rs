@@ -7,7 +7,7 @@ use super::layer::{Content, Entry, Layer};
 use crate::tree::{self, Kind, Tree, sha256};
 
 /// Entries by path; equal numbers are names of the same file.
-type Flat = BTreeMap<PathBuf, (tree::Entry, usize)>;
+type Flat = BTreeMap<PathBuf, (tree::Entry, Option<u64>)>;
 
 pub(super) fn flatten(layers: &[Layer]) -> Tree {
     let mut flat = Flat::new();
@@ -33,13 +33,13 @@ fn delete(flat: &mut Flat, entry: &Entry) {
     }
 }
 
-fn make(flat: &mut Flat, entry: &Entry, number: usize) {
+fn make(flat: &mut Flat, entry: &Entry, number: u64) {
     let made = match &entry.content {
         Content::Whiteout | Content::Opaque => return,
         Content::HardLink(target) => flat.get(target).expect("the target of a hard link").clone(),
         content => {
             let (mode, uid, gid) = (entry.mode, entry.uid, entry.gid);
-            (tree::Entry { kind: kind(content), mode, uid, gid }, number)
+            (tree::Entry { kind: kind(content), mode, uid, gid }, Some(number))
         }
     };
     make_parents(flat, &entry.path);
@@ -53,7 +53,7 @@ fn make(flat: &mut Flat, entry: &Entry, number: usize) {
 fn make_parents(flat: &mut Flat, path: &Path) {
     for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
         let implicit = tree::Entry { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0 };
-        flat.entry(parent.to_owned()).or_insert((implicit, 0));
+        flat.entry(parent.to_owned()).or_insert((implicit, None));
     }
 }
 
