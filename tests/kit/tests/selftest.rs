@@ -4,6 +4,8 @@ mod selftest {
     mod containers;
     mod daemon;
     mod limits;
+    mod loops;
     mod mounts;
+    mod registries;
     mod scratch;
 }

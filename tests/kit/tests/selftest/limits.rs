@@ -2,7 +2,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use overstream_testkit::{Scratch, limit, run, run_within};
+use overstream_testkit::{Output, Scratch, limit, not_run, run, run_within};
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -46,4 +46,36 @@ fn a_hanging_command_is_killed() {
         run_within(Duration::from_millis(100), Command::new("sleep").arg("1000"))
     }));
     assert!(message(&*result.unwrap_err()).contains("not done within 100ms"));
+}
+
+#[test]
+#[ignore = "run by the tests below in a process of its own"]
+fn says_not_run() {
+    not_run("moonlight", "the sun shines");
+}
+
+fn run_says_not_run(scratch: &Scratch, required: &str) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "selftest::limits::says_not_run"]);
+    command.env("OVERSTREAM_REQUIRE", required);
+    run(command.env("OVERSTREAM_NOT_RUN_FILE", scratch.join("not-run")))
+}
+
+#[test]
+fn what_did_not_run_is_told_aloud() {
+    let line = "NOT RUN selftest::limits::says_not_run: moonlight: the sun shines";
+    let scratch = Scratch::new();
+    let output = run_says_not_run(&scratch, "").ok();
+    assert!(output.errors().contains(line), "{output}");
+    assert_eq!(std::fs::read_to_string(scratch.join("not-run")).unwrap().trim_end(), line);
+}
+
+#[test]
+fn what_is_required_must_run() {
+    let scratch = Scratch::new();
+    for required in ["all", "root, moonlight"] {
+        let output = run_says_not_run(&scratch, required).fails();
+        assert!(output.text().contains("moonlight: the sun shines"), "{output}");
+    }
+    run_says_not_run(&scratch, "root").ok();
 }
