@@ -27,8 +27,10 @@ installed() {
 	status=$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) && [ "$status" = installed ]
 }
 
-command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
-	fail "needs apt; on other systems install the programs named in it by hand"
+for tool in apt-get dpkg-query; do
+	command -v "$tool" >/dev/null ||
+		fail "needs $tool; on other systems install by hand what it names"
+done
 
 [ $# -gt 0 ] || set -- containerd registry fs
 

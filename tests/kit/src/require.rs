@@ -13,7 +13,7 @@ use std::thread;
 /// so that a run which promises to cover it cannot pass without.
 pub fn not_run(capability: &str, why: &str) {
     let test = test_name();
-    let line = format!("NOT RUN {test}: {capability}: {why}\n");
+    let line = format!("NOT RUN {test}: {capability}: {}\n", why.replace('\n', "; "));
     assert!(!is_required(capability), "OVERSTREAM_REQUIRE={capability} but {line}");
     std::io::stderr().write_all(line.as_bytes()).expect("write to standard error");
     if let Some(path) = env::var_os("OVERSTREAM_NOT_RUN_FILE") {

@@ -1,5 +1,6 @@
 //! Writes containerd's configuration file, which differs between its versions.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -92,8 +93,9 @@ fn cri_2(options: &Options) -> String {
 /// Without these, 2.x cannot import images for a proxy plugin.
 fn unpack(options: &Options) -> String {
     let names = options.proxies.iter().map(|proxy| proxy.name.as_str());
-    let names = std::iter::once(OVERLAYFS).chain(names);
+    let names: BTreeSet<&str> = names.chain([OVERLAYFS, snapshotter(options)]).collect();
     names
+        .into_iter()
         .map(|name| {
             format!(
                 r#"[[plugins."io.containerd.transfer.v1.local".unpack_config]]

@@ -58,7 +58,7 @@ fn unpack(suite: &str, aside: &Path, tree: &Path) -> Result<(), String> {
     let source = format!("deb [signed-by={KEYRING}] {} {suite} main\n", archive()?);
     fs::write(aside.join("sources.list"), source).map_err(|error| error.to_string())?;
     fs::write(aside.join("status"), "").map_err(|error| error.to_string())?;
-    succeed(apt(aside).args(["-qq", "update"]))?;
+    succeed(apt(aside).args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"]))?;
     let package = format!("containerd/{suite}");
     succeed(apt(aside).args(["-qq", "download", &package]).current_dir(aside.join("download")))?;
     let mut files = fs::read_dir(aside.join("download")).map_err(|error| error.to_string())?;
@@ -101,5 +101,10 @@ fn apt(aside: &Path) -> Command {
 
 fn succeed(command: &mut Command) -> Result<Output, String> {
     let output = run_within(LIMIT, command);
-    if output.status.success() { Ok(output) } else { Err(output.to_string()) }
+    if output.status.success() {
+        return Ok(output);
+    }
+    let errors = output.errors();
+    let program = command.get_program().to_string_lossy();
+    Err(format!("{program}: {}", errors.lines().next().unwrap_or("failed without a word")))
 }

@@ -143,3 +143,25 @@ fn an_image_of_128_layers_runs() {
         );
     });
 }
+
+#[test]
+fn everything_goes_to_the_chosen_snapshotter() {
+    limit(Duration::from_secs(300), || {
+        for version in Version::ALL.into_iter().filter(|version| version.available()) {
+            let scratch = Scratch::new();
+            let options = Options { version, snapshotter: "native".into(), ..Options::default() };
+            let containerd = Containerd::start(&scratch, options);
+            containerd.import("default", &image::demo(), DEMO);
+            containerd.run_detached(DEMO, "one", &["sleep", "1000"]);
+            let snapshots = |name| {
+                let list = containerd.ctr(&["snapshots", "--snapshotter", name, "ls"]).ok().text();
+                list.lines().count() - 1
+            };
+            assert_eq!((snapshots("native"), snapshots("overlayfs")), (5, 0), "{version}");
+            containerd.remove("one");
+            containerd.collect_garbage();
+            assert_eq!(snapshots("native"), 4, "{version}");
+            containerd.stop();
+        }
+    });
+}
