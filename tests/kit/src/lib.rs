@@ -1,1 +1,42 @@
 //! Real containerds, images and clients for Overstream's tests, demo and benchmarks.
+//!
+//! Everything here panics when it fails, with the command line, the exit code, what was printed
+//! and the end of the log, since a test can do nothing better with an error.
+
+mod command;
+mod containerd;
+mod cri;
+mod daemon;
+pub mod image;
+mod limit;
+mod listing;
+mod log;
+mod loopfs;
+mod mount;
+mod mountinfo;
+mod process;
+pub mod proto;
+mod registry;
+mod require;
+mod rpc;
+mod scratch;
+mod sweep;
+mod tree;
+mod wait;
+
+pub use command::{Output, run, run_within};
+pub use containerd::{Containerd, Options, PAUSE, Proxy, Version};
+pub use cri::{Cri, ExecOutput, Pod};
+pub use daemon::Daemon;
+pub use limit::limit;
+pub use listing::LISTING;
+pub use loopfs::{FsKind, LoopFs};
+pub use mount::{Mounted, mount, try_mount};
+pub use mountinfo::mounts_below;
+pub use process::Process;
+pub use registry::Registry;
+pub use require::{not_run, require_command, require_root};
+pub use rpc::{block_on, channel};
+pub use scratch::Scratch;
+pub use tree::{Entry, Kind, Tree};
+pub use wait::wait_for;
