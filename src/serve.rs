@@ -84,11 +84,11 @@ struct Background(std::thread::JoinHandle<()>);
 
 impl Background {
     fn start(snapshots: &Arc<Snapshotter>) -> Self {
-        let snapshots = Arc::clone(snapshots);
-        Self(std::thread::spawn(move || {
-            snapshots.cleanup();
-            snapshots.run_sync();
-        }))
+        let cleaner = Arc::clone(snapshots);
+        // Not waited for at the end: garbage that is left is garbage at the next start.
+        drop(std::thread::spawn(move || cleaner.cleanup()));
+        let syncer = Arc::clone(snapshots);
+        Self(std::thread::spawn(move || syncer.run_sync()))
     }
 
     fn stop(self, snapshots: &Snapshotter) {

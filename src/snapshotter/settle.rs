@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Snapshotter;
-use super::create::{make_snapshot, placed};
+use super::create::{mend_snapshot, placed};
 use super::volatile;
 use crate::config::Otherwise;
 use crate::error::{Error, IoContext, Result};
@@ -187,7 +187,7 @@ impl Snapshotter {
         };
         let base = self.stores.ready(store, &self.meta, &self.features)?;
         let directory = layout::snapshot(base, row.id);
-        make_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
+        mend_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
         let mut placement = placed(store, &format!("{}; {why}", decision.reason));
         placement.retain = decision.retain;
         if decision.volatile && !chain.is_empty() {
