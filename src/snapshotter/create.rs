@@ -259,7 +259,7 @@ pub(super) fn mend_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> 
 
 /// Makes `<directory>/fs`, owned by `owner`, and `work` for an active snapshot.
 ///
-/// Modes are exact because the daemon runs with umask 0.
+/// Modes are exact because the daemon runs with umask 022.
 fn fill_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> Result<()> {
     let fs = directory.join(layout::FS);
     make_unless_there(&fs, 0o755)?;

@@ -304,7 +304,12 @@ impl Snapshotter {
         let directory = self.directory(row)?;
         if let Place::Volume(_) = row.placement.place {
             self.check_volume(row, &directory)?;
-            self.handed_out.note(&directory, row.id);
+            let upper = directory.join(layout::FS);
+            if probe::upper_in_use(&upper).at("ask the kernel about", &upper)? {
+                self.handed_out.forget(&directory);
+            } else {
+                self.handed_out.note(&directory, row.id);
+            }
         } else if !directory.join(layout::FS).is_dir() {
             return Err(Error::Unavailable(format!(
                 "the upper of snapshot {:?} is not in {}; is the disk of store {:?} mounted?",
