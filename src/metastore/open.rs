@@ -87,13 +87,13 @@ pub(crate) enum OpenError {
 pub(super) fn open(root: &Path) -> Result<Connection, OpenError> {
     let path = root.join(FILE);
     create_if_unused(root, &path)?;
-    let mut connection = connect(&path, false).map_err(|error| explain(&path, error))?;
-    let version = check(&path, &connection)?;
+    let version = look(&path)?;
     if version == 0 {
         // A copy made without its write-ahead log looks like this, too.
         refuse_if_used(root, &path)?;
     }
     let write_error = |error| explain(&path, error);
+    let mut connection = connect(&path, false).map_err(write_error)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(write_error)?;
     crate::crash::point("start: write-ahead log on");
     schema::migrate(&mut connection, version).map_err(write_error)?;
@@ -149,6 +149,15 @@ fn refuse_if_used(root: &Path, path: &Path) -> Result<(), OpenError> {
 }
 
 /// Returns the database's version, or refuses it without having written to it.
+fn look(path: &Path) -> Result<usize, OpenError> {
+    // A connection that may write would fold a dead daemon's log into a database that is refused; one
+    // that may not leaves files behind where there is no log.
+    let log = path.with_extension("db-wal");
+    let read_only = fs::metadata(log).is_ok_and(|log| log.len() > 0);
+    let connection = connect(path, read_only).map_err(|error| explain(path, error))?;
+    check(path, &connection)
+}
+
 fn check(path: &Path, connection: &Connection) -> Result<usize, OpenError> {
     let explain = |error| explain(path, error);
     let pragma = |name: &str| {
