@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -73,10 +74,31 @@ fn kernel_version() -> (u32, u32) {
 ///
 /// Returns what is wrong, in words for an operator.
 pub(crate) fn check_upper(directory: &Path, features: &Features) -> Result<(), String> {
-    let trial = directory.join(format!(".overstream-probe-{}", uuid::Uuid::new_v4().simple()));
+    static TRIALS: AtomicU64 = AtomicU64::new(0);
+    let ours = format!("{TRIAL}{}-", std::process::id());
+    remove_left_over(directory, &ours);
+    let trial = directory.join(format!("{ours}{}", TRIALS.fetch_add(1, Ordering::Relaxed)));
     let result = try_upper(&trial, features);
     let removed = crate::tree::remove(&trial);
     result.and(removed.map_err(|error| format!("cannot delete {}: {error}", trial.display())))
+}
+
+/// Start of the names of trial directories; the process follows.
+const TRIAL: &str = ".overstream-probe-";
+
+/// A daemon that was killed during a trial left its directory.
+fn remove_left_over(directory: &Path, ours: &str) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(TRIAL)
+            && !name.starts_with(ours)
+            && let Err(error) = crate::tree::remove(&entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "cannot delete");
+        }
+    }
 }
 
 fn try_upper(trial: &Path, features: &Features) -> Result<(), String> {
