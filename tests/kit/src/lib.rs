@@ -3,6 +3,7 @@
 //! Everything here panics when it fails, with the command line, the exit code, what was printed
 //! and the end of the log, since a test can do nothing better with an error.
 
+mod client;
 mod command;
 mod containerd;
 mod cri;
@@ -25,6 +26,7 @@ mod sweep;
 mod tree;
 mod wait;
 
+pub use client::{Client, LabelSlice};
 pub use command::{Output, run, run_within};
 pub use containerd::{Containerd, Options, PAUSE, Proxy, Version};
 pub use cri::{Cri, ExecOutput, Pod};
