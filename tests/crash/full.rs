@@ -34,6 +34,9 @@ fn on_full_disk(world: &mut World, fs: &LoopFs, op: &Op) {
     let answer = world.client.call(op);
     let after = world.client.state();
     eprintln!("{op:?}: {:?}", answer.as_ref().err().map(|error| error.message().to_owned()));
+    if let (Err(error), Op::Remove { .. }) = (&answer, op) {
+        panic!("removing must work, or nobody could make room: {error:?}");
+    }
     if let Err(error) = &answer {
         assert_eq!(error.code(), Code::ResourceExhausted, "{op:?}: {error:?}");
         assert_eq!(before, after, "{op:?} was refused, but did something");
@@ -81,7 +84,7 @@ fn full(kind: FsKind, sync_remove: bool) {
             return;
         }
         let scratch = Arc::new(Scratch::new());
-        let fs = LoopFs::new(&scratch, "disk", kind, 24);
+        let fs = LoopFs::new(&scratch, "disk", kind, 40);
         let (root, fast) = (fs.join("over"), fs.join("fast"));
         let mut world = World::unstarted(&scratch, "over", &root, &fast);
         world.configure(&format!("sync_remove = {sync_remove}\n"));
@@ -111,6 +114,37 @@ fn calls_again(world: &mut World) -> Vec<Op> {
     ]
 }
 
+/// A daemon killed on a full disk starts there, and its snapshots can be removed.
+fn starts_full(kind: FsKind) {
+    limit(Duration::from_secs(120), move || {
+        if !kind.available() {
+            return;
+        }
+        let scratch = Arc::new(Scratch::new());
+        let fs = LoopFs::new(&scratch, "disk", kind, 32);
+        let mut world = World::at(&scratch, "over", &fs.join("over"), &fs.join("fast"));
+        let layer = world.layer("extract", "");
+        let keys = ["plain", "fast", "keep"].map(|kind| world.prepared(kind, &layer));
+        let before = world.client.state();
+        fill(&fs);
+        world.kill_and_start();
+        assert_eq!(world.client.state(), before);
+        for key in keys {
+            world.client.ok(&Op::remove(&key));
+        }
+        let retained: Vec<u64> = world.client.state().retained.keys().copied().collect();
+        assert_eq!(retained.len(), 1);
+        world.client.ok(&Op::RemoveRetained { id: retained[0] });
+        assert_eq!(world.check().places.len(), 1);
+        world.daemon.kill();
+    });
+}
+
+#[test]
+fn a_daemon_starts_on_a_full_disk_to_make_room() {
+    starts_full(FsKind::Ext4);
+}
+
 #[test]
 fn a_full_disk_refuses_and_recovers_ext4() {
     full(FsKind::Ext4, false);
@@ -122,8 +156,10 @@ fn a_full_disk_refuses_and_recovers_with_synchronous_removal() {
 }
 
 #[test]
-fn a_full_disk_refuses_and_recovers_xfs() {
+fn a_full_disk_refuses_and_recovers_elsewhere() {
     if std::env::var_os("OVERSTREAM_FULL").is_some() {
         full(FsKind::Xfs, false);
+        starts_full(FsKind::Xfs);
+        full(FsKind::Btrfs, false);
     }
 }
