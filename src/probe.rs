@@ -92,11 +92,22 @@ pub(crate) fn check_upper(
     result.and(removed)
 }
 
+/// A full disk tells nothing about its file system, and only a daemon that runs can make room on it.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 fn try_upper(trial: &Path, features: &Features) -> Result<(), String> {
     let say =
         |what: &str, error: io::Error| format!("cannot {what} in {}: {error}", trial.display());
     for name in ["l", "u", "w"] {
-        fs::create_dir_all(trial.join(name)).map_err(|error| say("create a directory", error))?;
+        match fs::create_dir_all(trial.join(name)) {
+            Err(error) if is_full(&error) => {
+                tracing::warn!(directory = %trial.display(), %error, "cannot try an upper");
+                return Ok(());
+            }
+            made => made.map_err(|error| say("create a directory", error))?,
+        }
     }
     crate::crash::point("probe: directories made");
     let mut options = vec![
