@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use self::call::{Server, namespace_of};
+use self::call::{Server, UnderWay, namespace_of};
 use crate::proto::snapshots as wire;
 use crate::proto::snapshots::snapshots_server::Snapshots;
 use crate::snapshot::Labels;
@@ -121,9 +121,10 @@ impl Snapshots for Server {
         let namespace = namespace_of(&request);
         let wire::ListSnapshotsRequest { snapshotter, filters } = request.into_inner();
         let call = self.call("List", &snapshotter, "", &namespace);
+        let under_way = call.under_way();
         let infos = call.run(move |snapshots| snapshots.list(&snapshotter, &filters)).await?;
         let batch = |infos: Vec<_>| wire::ListSnapshotsResponse { info: infos };
-        Ok(Response::new(batches(infos, convert::info, batch)))
+        Ok(Response::new(batches(infos, convert::info, batch, under_way)))
     }
 
     async fn usage(&self, request: Request<wire::UsageRequest>) -> Answer<wire::UsageResponse> {
@@ -168,6 +169,7 @@ pub(crate) fn batches<I, W, T>(
     items: Vec<I>,
     wire: fn(I) -> W,
     batch: fn(Vec<W>) -> T,
+    under_way: UnderWay,
 ) -> Batches<T>
 where
     I: Send + 'static,
@@ -176,6 +178,7 @@ where
 {
     let mut items = items.into_iter().peekable();
     Box::pin(tokio_stream::iter(std::iter::from_fn(move || {
+        let _still = &under_way;
         items.peek()?;
         Some(Ok(batch(items.by_ref().take(BATCH).map(wire).collect())))
     })))
