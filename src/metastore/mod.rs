@@ -207,4 +207,6 @@ fn chain(tx: &Transaction<'_>, top: u64) -> Result<Vec<Layer>> {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
