@@ -17,6 +17,8 @@ use crate::snapshotter::{LabelMask, New, Snapshotter};
 
 /// Infos in one message of List; ten thousand take a hundred messages.
 const BATCH: usize = 100;
+/// Bytes in one message of List: a client takes at most 16 MiB, and labels can come from images.
+const BATCH_BYTES: usize = 4 << 20;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -164,7 +166,8 @@ fn new<'a>(
 /// A stream of messages that are made as they are sent.
 pub(crate) type Batches<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Sends `items` in messages of `BATCH`; no message where there are none.
+/// Sends `items` in messages of at most `BATCH` items and, unless one alone takes more, `BATCH_BYTES`;
+/// no message where there are none.
 pub(crate) fn batches<I, W, T>(
     items: Vec<I>,
     wire: fn(I) -> W,
@@ -173,14 +176,21 @@ pub(crate) fn batches<I, W, T>(
 ) -> Batches<T>
 where
     I: Send + 'static,
-    W: 'static,
+    W: prost::Message + 'static,
     T: 'static,
 {
-    let mut items = items.into_iter().peekable();
+    let mut items = items.into_iter().map(wire).peekable();
     Box::pin(tokio_stream::iter(std::iter::from_fn(move || {
         let _still = &under_way;
-        items.peek()?;
-        Some(Ok(batch(items.by_ref().take(BATCH).map(wire).collect())))
+        let (mut message, mut bytes) = (Vec::new(), 0);
+        while message.len() < BATCH
+            && let Some(item) =
+                items.next_if(|item| bytes + item.encoded_len() <= BATCH_BYTES || bytes == 0)
+        {
+            bytes += item.encoded_len();
+            message.push(item);
+        }
+        (!message.is_empty()).then(|| Ok(batch(message)))
     })))
 }
 
