@@ -134,9 +134,9 @@ fn finish<T>(
     match &result {
         Ok(_) => tracing::debug!(milliseconds, "done"),
         Err(status) if is_ordinary(code) => {
-            tracing::info!(milliseconds, ?code, message = status.message(), "refused");
+            tracing::info!(milliseconds, ?code, error = status.message(), "refused");
         }
-        Err(status) => tracing::warn!(milliseconds, ?code, message = status.message(), "failed"),
+        Err(status) => tracing::warn!(milliseconds, ?code, error = status.message(), "failed"),
     }
     result
 }
