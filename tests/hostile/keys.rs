@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use overstream_testkit::proto::types::Mount;
+use overstream_testkit::{Output, run};
 
-use super::frame::{Bed, attack};
+use super::frame::{BINARY, Bed, attack};
 
 fn odd_texts() -> Vec<String> {
     let long = "k".repeat(64 << 10);
@@ -27,6 +29,7 @@ fn odd_texts() -> Vec<String> {
         "x\0y",
         "\0",
         "line\nbreak\r\n",
+        "\x1b[2J\x1b]0;title\x07",
         " ",
         "-rf",
         "--root=/",
@@ -134,6 +137,39 @@ fn options_cannot_be_smuggled_into_mounts() {
                 let label = format!("containerd.io/snapshot/{label}");
                 bed.client.prepare("smuggled", "base", &[(&label, map)]).unwrap_err();
             }
+        }
+    });
+}
+
+fn tool(bed: &Bed, arguments: &[&str]) -> Output {
+    run(Command::new(BINARY).args(arguments).env("OVERSTREAM_SOCKET", bed.daemon.socket()))
+}
+
+/// What a terminal would obey is escaped, and what is one line stays one.
+#[track_caller]
+fn is_plain(output: &Output) {
+    let text = output.text() + &output.errors();
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    assert!(!text.contains("line\nbreak"), "{text:?}");
+}
+
+#[test]
+fn the_tools_print_no_control_characters() {
+    attack(|bed| {
+        for text in odd_texts() {
+            let (key, twin) = (format!("kept/1/{text}"), format!("twin/1/{text}"));
+            for key in [&key, &twin] {
+                let mounts = bed.client.prepare(key, "", &[]).unwrap();
+                fs::write(Path::new(&mounts[0].source).join("kept"), "x").unwrap();
+            }
+            if !text.contains('\0') && text.len() < 100 {
+                is_plain(&tool(bed, &["mounts", "--", &key]));
+                is_plain(&tool(bed, &["mounts", "--", &text]));
+            }
+            bed.client.remove(&key).unwrap();
+        }
+        for command in ["ls", "retained", "usage"] {
+            is_plain(&tool(bed, &[command]).ok());
         }
     });
 }

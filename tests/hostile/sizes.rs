@@ -53,6 +53,23 @@ fn ten_thousand_labels_are_kept() {
     });
 }
 
+/// containerd takes 16 MiB in one message; what it could not take would end its garbage collection.
+#[test]
+fn long_labels_do_not_make_list_unreadable() {
+    attack(|bed| {
+        for number in 0..60 {
+            let size = if number == 30 { 15 << 20 } else { 512 << 10 };
+            prepare(bed, &number.to_string(), [("k".to_owned(), "v".repeat(size))].into()).unwrap();
+        }
+        let messages = bed.client.list_messages(&[]).unwrap();
+        assert_eq!(messages.iter().map(Vec::len).sum::<usize>(), 60);
+        for message in messages {
+            let bytes: usize = message.iter().map(prost::Message::encoded_len).sum();
+            assert!(bytes < 16 << 20, "a message of {} infos has {bytes} bytes", message.len());
+        }
+    });
+}
+
 #[test]
 fn requests_over_16_mib_are_refused() {
     attack(|bed| {
