@@ -102,6 +102,29 @@ fn sigterm_lets_a_running_call_finish() {
 }
 
 #[test]
+fn sigterm_lets_a_list_that_is_read_slowly_finish() {
+    serve(|bed| {
+        let label = "v".repeat(2 << 20);
+        for number in 0..20 {
+            bed.client.prepare(&number.to_string(), "", &[("k", &label)]).unwrap();
+        }
+        let (client, snapshotter) = (&bed.client, "over".to_owned());
+        let request = ListSnapshotsRequest { snapshotter, filters: Vec::new() };
+        let mut stream = client.block_on(client.raw().list(request)).unwrap().into_inner();
+        let mut seen = client.block_on(stream.message()).unwrap().unwrap().info.len();
+        bed.daemon.signal(Signal::SIGTERM);
+        let announced = || bed.daemon.log().contains("finishing calls under way");
+        wait_for("the daemon to stop", Duration::from_secs(10), announced);
+        std::thread::sleep(Duration::from_secs(1));
+        while let Some(message) = client.block_on(stream.message()).unwrap() {
+            seen += message.info.len();
+        }
+        assert_eq!(seen, 20);
+        assert_eq!(bed.daemon.wait_exit(Duration::from_secs(10)).code(), Some(0));
+    });
+}
+
+#[test]
 fn sigterm_does_not_wait_for_ever() {
     serve_as(
         |daemon| daemon.with_config("shutdown_grace_seconds = 1\n"),

@@ -110,6 +110,8 @@ fn json_logs_tell_of_each_call_in_a_span() {
                 lines.iter().find(|line| line["span"]["key"] == "none").expect("a refusal");
             assert_eq!(refused["fields"]["code"], "NotFound");
             assert_eq!(refused["level"], "INFO");
+            assert_eq!(refused["fields"]["message"], "refused");
+            assert_eq!(refused["fields"]["error"], "snapshot \"none\": not found");
         },
     );
 }

@@ -43,6 +43,40 @@ fn a_socket_can_be_passed_in() {
     });
 }
 
+/// Starts the daemon with these words before its command line, in a shell.
+fn shell(scratch: &Scratch, words: &str) -> std::path::PathBuf {
+    let path = scratch.write("shell", format!("#!/bin/sh\n{words} exec {BINARY} \"$@\"\n"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_socket_that_was_passed_to_another_process_is_not_taken() {
+    if !require_root() {
+        return;
+    }
+    limit(Duration::from_secs(60), || {
+        let scratch = Scratch::new();
+        let mut daemon = Daemon::new(&scratch, shell(&scratch, "LISTEN_PID=1 LISTEN_FDS=1"));
+        daemon.start();
+        daemon.client("over").prepare("a", "", &[]).unwrap();
+    });
+}
+
+#[test]
+fn something_else_passed_for_a_socket_is_told() {
+    if !require_root() {
+        return;
+    }
+    limit(Duration::from_secs(60), || {
+        let scratch = Scratch::new();
+        let words = "exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1";
+        let mut daemon = Daemon::new(&scratch, shell(&scratch, words));
+        assert_eq!(daemon.try_start().unwrap_err().code(), Some(1));
+        assert!(daemon.log().contains("socket"), "{}", daemon.log());
+    });
+}
+
 #[test]
 fn the_manager_is_told_when_it_is_ready_and_when_it_stops() {
     if !require_root() {
