@@ -177,7 +177,7 @@ impl Model {
     }
 
     /// The code that containerd's order of checks leads to.
-    fn expected(&self, op: &Op) -> Code {
+    pub(super) fn expected(&self, op: &Op) -> Code {
         let kind = |key: &str| self.entries.get(key).map(|entry| entry.kind);
         let there = |key: &str| if kind(key).is_some() { Code::Ok } else { Code::NotFound };
         match op {
