@@ -27,8 +27,9 @@ pub(super) struct Suite {
     pub(super) scratch: Scratch,
 }
 
-/// Runs a check on a fresh daemon, if the test has the rights to mount.
-pub(super) fn check(body: impl FnOnce(&Suite) + Send + 'static) {
+/// Runs a check on a fresh daemon, if the test has the rights to mount: first with everything below
+/// the root, then with the files of every snapshot in a store of their own.
+pub(super) fn check(body: impl Fn(&Suite) + Send + 'static) {
     static UMASK: Once = Once::new();
     if !require_root() {
         return;
@@ -37,11 +38,19 @@ pub(super) fn check(body: impl FnOnce(&Suite) + Send + 'static) {
         umask(Mode::empty());
     });
     limit(Duration::from_secs(120), move || {
-        let scratch = Scratch::new();
-        let mut daemon = Daemon::new(&scratch, env!("CARGO_BIN_EXE_overstream"));
-        daemon.start();
-        let client = daemon.client("conformance");
-        body(&Suite { client, number: AtomicU32::new(0), _daemon: daemon, scratch });
+        for split in [false, true] {
+            let scratch = Scratch::new();
+            let mut daemon = Daemon::new(&scratch, env!("CARGO_BIN_EXE_overstream"));
+            if split {
+                let path = scratch.dir("uppers");
+                daemon.set_config(&format!(
+                    "[stores.uppers]\ntype = \"dir\"\npath = {path:?}\n[[rules]]\nstore = \"uppers\"\n"
+                ));
+            }
+            daemon.start();
+            let client = daemon.client("conformance");
+            body(&Suite { client, number: AtomicU32::new(0), _daemon: daemon, scratch });
+        }
     });
 }
 

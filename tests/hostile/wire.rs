@@ -1,15 +1,18 @@
 //! Bytes that are no requests, and requests that mean nothing.
 
+use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use overstream_testkit::proto::snapshots::{Info, PrepareSnapshotRequest, UpdateSnapshotRequest};
+use overstream_testkit::{Daemon, wait_for};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
-use super::frame::{Bed, attack};
+use super::frame::{BINARY, Bed, attack};
 
 /// A request whose strings are any bytes: field 1 the plugin name, 2 and 3 keys or names.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -165,6 +168,28 @@ fn silent_connections_hold_nobody_up() {
         let silent: Vec<_> = (0..300).map(connect).collect();
         bed.is_unharmed();
         drop(silent);
+    });
+}
+
+#[test]
+fn more_connections_than_descriptors_hold_it_up_only_for_a_while() {
+    attack(|bed| {
+        let few = format!("#!/bin/sh\nulimit -n 64\nexec {BINARY} \"$@\"\n");
+        let path = bed.scratch.write("few", few);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut daemon = Daemon::named(&bed.scratch, "limited", &path);
+        daemon.start();
+        let connect = |_| UnixStream::connect(daemon.socket());
+        let silent: Vec<_> = (0..100).map(connect).filter_map(Result::ok).collect();
+        assert!(silent.len() > 64, "only {} connections", silent.len());
+        drop(silent);
+        let serves = || daemon.is_running() && daemon.client("over").prepare("a", "", &[]).is_ok();
+        wait_for("the daemon to serve again", Duration::from_secs(10), serves);
+        assert!(daemon.stop().success());
+        for left in ["few", "limited.log", "limited.sock"] {
+            fs::remove_file(bed.scratch.join(left)).ok();
+        }
+        fs::remove_dir_all(daemon.root()).unwrap();
     });
 }
 
