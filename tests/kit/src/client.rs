@@ -121,11 +121,8 @@ impl Client {
     pub fn update(&self, info: Info, paths: &[&str]) -> Result<Info, Status> {
         let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
         let mask = (!paths.is_empty()).then_some(prost_types::FieldMask { paths });
-        let request = UpdateSnapshotRequest {
-            snapshotter: self.name(),
-            info: Some(info),
-            update_mask: mask,
-        };
+        let request =
+            UpdateSnapshotRequest { snapshotter: self.name(), info: Some(info), update_mask: mask };
         let answer = self.block_on(self.raw().update(request))?.into_inner();
         Ok(answer.info.expect("an answer to Update with info"))
     }
