@@ -195,6 +195,7 @@ fn bind(path: &Path) -> Result<StdListener, String> {
     let listener = StdListener::bind(path);
     rustix::process::umask(before);
     let listener = listener.map_err(say)?;
+    crate::crash::point("start: socket bound");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(say)?;
     Ok(listener)
 }

@@ -115,7 +115,7 @@ fn removal_leaves_garbage_or_a_retained_upper() {
     assert_eq!((found.id, found.chain.as_slice()), (2, &chain[..]));
     assert!(meta.find_retained("s", "other", "b", None).unwrap().is_none());
     assert_eq!(meta.live_ids(ROOT_STORE).unwrap(), [2].into());
-    meta.forget_garbage(&[1]).unwrap();
+    meta.forget_garbage(&meta.garbage().unwrap()).unwrap();
     meta.discard_retained(2).unwrap();
     assert!(matches!(meta.discard_retained(2), Err(Error::NotFound(_))));
     assert_eq!(meta.garbage().unwrap().len(), 1);

@@ -134,8 +134,6 @@ impl Metastore {
                     "UPDATE snapshots SET placement = 'moved' WHERE volume_dir = ?1 AND id <> ?2",
                     params![directory, id],
                 )?;
-                // What was to be deleted there is in use again.
-                tx.execute("DELETE FROM garbage WHERE volume_dir = ?1", params![directory])?;
             }
             let changed = tx.execute(
                 "UPDATE snapshots SET store = ?2, placement = ?3, volume_dir = ?4, reason = ?5, retain = ?6,
@@ -247,15 +245,26 @@ impl Metastore {
         })
     }
 
-    /// Committed snapshots whose data is not known to be on disk: number, store, boot of their Commit.
-    pub(crate) fn unsynced(&self) -> Result<Vec<(u64, String, String)>> {
+    /// Committed snapshots whose data is not known to be on disk: number, boot of their Commit.
+    pub(crate) fn unsynced(&self) -> Result<Vec<(u64, String)>> {
         self.read(|tx| {
             let mut statement = tx.prepare_cached(
-                "SELECT id, store, unsynced_boot FROM snapshots WHERE unsynced_boot IS NOT NULL",
+                "SELECT id, unsynced_boot FROM snapshots WHERE unsynced_boot IS NOT NULL",
             )?;
-            let rows =
-                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// Records that the data of these snapshots will never be on disk.
+    pub(crate) fn mark_lost(&self, ids: &[u64]) -> Result<()> {
+        self.write(|tx| {
+            let mut statement =
+                tx.prepare_cached("UPDATE snapshots SET unsynced_boot = 'lost' WHERE id = ?1")?;
+            for id in ids {
+                statement.execute(params![id])?;
+            }
+            Ok(())
         })
     }
 

@@ -59,6 +59,7 @@ impl Snapshotter {
             Err(error) => {
                 if let Some(directory) = made {
                     self.discard(plan.id, &plan.placement.store, &directory);
+                    crate::crash::point("prepare: undone");
                 }
                 Err(error)
             }
@@ -275,6 +276,7 @@ pub(super) fn mend_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> 
 fn fill_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> Result<()> {
     let fs = directory.join(layout::FS);
     make_unless_there(&fs, 0o755)?;
+    crate::crash::point("prepare: upper made");
     if owner != (0, 0) {
         chown(&fs, Some(owner.0), Some(owner.1)).at("change the owner of", &fs)?;
     }

@@ -18,7 +18,7 @@ use super::{Options, Snapshotter, sync};
 use crate::config::Config;
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
-use crate::metastore::{Metastore, OpenError, Place, Row};
+use crate::metastore::{Metastore, OpenError, Place, ROOT_STORE, Row};
 use crate::placement::Policy;
 use crate::placement::identity::Containerd;
 use crate::placement::stores::{Stores, make_directory};
@@ -75,14 +75,16 @@ impl Snapshotter {
     ) -> Result<Self, StartError> {
         let root = &config.root;
         create_root(root)?;
+        crate::crash::point("start: root made");
         let lock = lock_root(root)?;
         let features =
             Features::detect().at("read", Path::new("/proc/sys/kernel/random/boot_id"))?;
         let meta = Metastore::open(root)?;
         make_directory(&layout::snapshots(root))?;
-        probe::check_upper(root, &features)
-            .map_err(|problem| StartError::Root { root: root.clone(), problem })?;
+        crate::crash::point("start: snapshots directory made");
         let root_uuid = meta.node_fact("uuid", &uuid::Uuid::new_v4().to_string())?;
+        probe::check_upper(root, &root_uuid, &features)
+            .map_err(|problem| StartError::Root { root: root.clone(), problem })?;
         let stores = Stores::new(root, &root_uuid, &config.stores);
         check_stores(&stores, &meta, &features)?;
         let next_id = AtomicU64::new(meta.last_id()?.max(largest_id(&stores)?) + 1);
@@ -122,11 +124,15 @@ impl Snapshotter {
         Ok(())
     }
 
-    /// Directories that no row needs become garbage.
+    /// Directories that no row needs become garbage; links below the root just go.
     fn collect_strays(&self, store: &str, present: &HashSet<u64>) -> Result<()> {
         let mut known = self.meta.live_ids(store)?;
         known.extend(self.meta.garbage()?.into_iter().map(|garbage| garbage.id));
         for id in present.difference(&known) {
+            if store == ROOT_STORE && self.unlink_from_root(*id)? {
+                crate::crash::point("start: stray link deleted");
+                continue;
+            }
             tracing::info!(id, store, "found a directory without a snapshot, left by a crash");
             self.meta.note_garbage(*id, store)?;
         }

@@ -3,6 +3,7 @@
 //! Everything here panics when it fails, with the command line, the exit code, what was printed
 //! and the end of the log, since a test can do nothing better with an error.
 
+pub mod bench;
 mod client;
 mod command;
 mod containerd;
