@@ -129,12 +129,14 @@ fn a_readonly_disk_is_refused_until_it_is_writable() {
 fn a_full_disk_is_reported_and_nothing_leaks() {
     with_disk(|_, disk, mut daemon| {
         daemon.start();
-        let client = client(&daemon);
+        let mut client = client(&daemon);
         add_layer(&client, 1, "");
         disk.fill();
         for _ in 0..20 {
             refused(&client, Code::ResourceExhausted, "No space left");
         }
+        client = restart(&mut daemon, client);
+        refused(&client, Code::ResourceExhausted, "No space left");
         add_layer(&client, 2, &layer(1));
         disk.drain();
         assert_eq!(entries(disk.path()), 0);
