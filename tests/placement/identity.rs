@@ -124,6 +124,10 @@ fn nothing_planted_on_a_volume_leads_elsewhere() {
         }
         let mounts = prepare(&client, "c1", "app").unwrap();
         mount(&mounts, scratch.join("mounted")).unmount();
+        // The volume may be mounted into some container as well, whose root can write to all of it.
+        fs::rename(volume.join("overstream/app/fs"), volume.join("aside")).unwrap();
+        plant("overstream/app/fs");
+        client.mounts("k8s.io/7/c1").unwrap_err();
     });
 }
 
