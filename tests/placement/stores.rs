@@ -282,3 +282,35 @@ fn a_label_names_a_store_only_where_that_is_allowed() {
         assert_eq!(entries(disk.path()), 1);
     });
 }
+
+/// SEMANTICS D6.
+#[test]
+fn a_full_root_can_be_started_on() {
+    with_disk(|scratch, disk, _| {
+        for ending in ["stopped", "killed"] {
+            let mut daemon = Daemon::named(scratch, ending, BINARY).with_root(disk.join(ending));
+            daemon.start();
+            let mut client = client(&daemon);
+            add_layer(&client, 1, "");
+            let mounts = client.prepare("default/2/c", &layer(1), &[]).unwrap();
+            fs::write(writable(&mounts).join("big"), vec![1; 1 << 20]).unwrap();
+            disk.fill();
+            if ending == "killed" {
+                daemon.kill();
+                daemon.start();
+                client = super::client(&daemon);
+            } else {
+                client = restart(&mut daemon, client);
+            }
+            refused(&client, Code::ResourceExhausted, "");
+            assert_eq!(client.mounts("default/2/c").unwrap(), mounts);
+            disk.drain();
+            client.remove("default/2/c").unwrap();
+            client.cleanup().unwrap();
+            assert_eq!(entries(daemon.root()), 1);
+            client.prepare("default/3/c", &layer(1), &[]).unwrap();
+            drop(client);
+            daemon.stop();
+        }
+    });
+}
