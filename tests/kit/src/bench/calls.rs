@@ -6,7 +6,7 @@ use tonic::transport::Channel;
 
 use super::Settings;
 use super::report::{Bar, Report};
-use super::world::{Series, Side, World, pairs, quiet, request_in};
+use super::world::{Series, Side, World, pairs, quiet, request_in, rooted};
 use crate::block_on;
 use crate::proto::snapshots::snapshots_client::SnapshotsClient;
 use crate::proto::snapshots::{MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest};
@@ -95,12 +95,11 @@ async fn one_client(
     let snapshotter = || snapshotter.to_owned();
     for round in 0..rounds {
         let key = || format!("{keys}-{round}");
-        let labels = std::collections::HashMap::new();
         let request = PrepareSnapshotRequest {
             snapshotter: snapshotter(),
             key: key(),
             parent: parent.clone(),
-            labels,
+            labels: rooted(),
         };
         let begin = Instant::now();
         client.prepare(request_in(request)).await.expect("Prepare");
