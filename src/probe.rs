@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -71,12 +72,24 @@ fn kernel_version() -> (u32, u32) {
 
 /// Tells whether kernel overlayfs takes an upper in `directory`, by mounting one there.
 ///
-/// Returns what is wrong, in words for an operator.
-pub(crate) fn check_upper(directory: &Path, features: &Features) -> Result<(), String> {
-    let trial = directory.join(format!(".overstream-probe-{}", uuid::Uuid::new_v4().simple()));
+/// `owner` tells one root's trials in a shared directory from another's, so that each can delete what
+/// a crash left of its own. Returns what is wrong, in words for an operator.
+pub(crate) fn check_upper(
+    directory: &Path,
+    owner: &str,
+    features: &Features,
+) -> Result<(), String> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let trial = directory.join(format!(".overstream-probe-{owner}"));
+    let remove = || {
+        crate::tree::remove(&trial)
+            .map_err(|error| format!("cannot delete {}: {error}", trial.display()))
+    };
+    remove()?;
     let result = try_upper(&trial, features);
-    let removed = crate::tree::remove(&trial);
-    result.and(removed.map_err(|error| format!("cannot delete {}: {error}", trial.display())))
+    let removed = remove();
+    result.and(removed)
 }
 
 fn try_upper(trial: &Path, features: &Features) -> Result<(), String> {
@@ -85,6 +98,7 @@ fn try_upper(trial: &Path, features: &Features) -> Result<(), String> {
     for name in ["l", "u", "w"] {
         fs::create_dir_all(trial.join(name)).map_err(|error| say("create a directory", error))?;
     }
+    crate::crash::point("probe: directories made");
     let mut options = vec![
         ("lowerdir", trial.join("l")),
         ("upperdir", trial.join("u")),

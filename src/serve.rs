@@ -64,8 +64,8 @@ pub(crate) enum ServeError {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
     set_up_log(&config.log)?;
-    // Modes of snapshot directories are given exactly where they are made.
-    rustix::process::umask(Mode::empty());
+    // Modes are given exactly where things are made; none lets a group or others write.
+    rustix::process::umask(Mode::from(0o022));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
@@ -84,11 +84,11 @@ struct Background(std::thread::JoinHandle<()>);
 
 impl Background {
     fn start(snapshots: &Arc<Snapshotter>) -> Self {
-        let snapshots = Arc::clone(snapshots);
-        Self(std::thread::spawn(move || {
-            snapshots.cleanup();
-            snapshots.run_sync();
-        }))
+        let cleaner = Arc::clone(snapshots);
+        // Not waited for at the end: garbage that is left is garbage at the next start.
+        drop(std::thread::spawn(move || cleaner.cleanup()));
+        let syncer = Arc::clone(snapshots);
+        Self(std::thread::spawn(move || syncer.run_sync()))
     }
 
     fn stop(self, snapshots: &Snapshotter) {
@@ -195,6 +195,7 @@ fn bind(path: &Path) -> Result<StdListener, String> {
     let listener = StdListener::bind(path);
     rustix::process::umask(before);
     let listener = listener.map_err(say)?;
+    crate::crash::point("start: socket bound");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(say)?;
     Ok(listener)
 }

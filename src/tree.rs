@@ -139,7 +139,9 @@ struct Remover;
 
 impl Visitor for Remover {
     fn file(&mut self, parent: BorrowedFd<'_>, name: &CStr, _: &Stat) -> io::Result<()> {
-        vanished_is_fine(fs::unlinkat(parent, name, AtFlags::empty()))
+        vanished_is_fine(fs::unlinkat(parent, name, AtFlags::empty()))?;
+        crate::crash::point("delete: file deleted");
+        Ok(())
     }
 
     fn enter(&mut self, _: &Stat) -> io::Result<()> {

@@ -11,6 +11,9 @@ use crate::metrics::Metrics;
 use crate::snapshotter::Snapshotter;
 use crate::usage::Cancel;
 
+/// Characters of a key that a log line shows; containerd's keys have about 100.
+const KEY_SHOWN: usize = 256;
+
 /// What all services share.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
@@ -31,7 +34,8 @@ impl Server {
         key: &str,
         namespace: &str,
     ) -> Call {
-        let span = tracing::info_span!("rpc", method, snapshotter, key, namespace);
+        let shown: String = key.chars().take(KEY_SHOWN).collect();
+        let span = tracing::info_span!("rpc", method, snapshotter, key = shown, namespace);
         Call { server: self.clone(), method, span, cancel: Cancel::default() }
     }
 }

@@ -30,8 +30,9 @@ const READERS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Metastore {
     path: PathBuf,
-    writer: Mutex<Connection>,
+    /// Before the writer, which must be closed last: only it can fold the log into the database.
     readers: Mutex<Vec<Connection>>,
+    writer: Mutex<Connection>,
 }
 
 impl Metastore {

@@ -87,10 +87,15 @@ pub(crate) enum OpenError {
 pub(super) fn open(root: &Path) -> Result<Connection, OpenError> {
     let path = root.join(FILE);
     create_if_unused(root, &path)?;
-    let mut connection = connect(&path, false).map_err(|error| explain(&path, error))?;
-    let version = check(&path, &connection)?;
+    let version = look(&path)?;
+    if version == 0 {
+        // A copy made without its write-ahead log looks like this, too.
+        refuse_if_used(root, &path)?;
+    }
     let write_error = |error| explain(&path, error);
+    let mut connection = connect(&path, false).map_err(write_error)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(write_error)?;
+    crate::crash::point("start: write-ahead log on");
     schema::migrate(&mut connection, version).map_err(write_error)?;
     Ok(connection)
 }
@@ -120,15 +125,7 @@ fn create_if_unused(root: &Path, path: &Path) -> Result<(), OpenError> {
     if fs::metadata(path).is_ok_and(|file| file.len() > 0) {
         return Ok(());
     }
-    let snapshots = layout::snapshots(root);
-    let used = match fs::read_dir(&snapshots) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-        Err(error) => return Err(io(&snapshots)(error)),
-    };
-    if used {
-        return Err(OpenError::Missing { path: path.to_owned(), snapshots });
-    }
+    refuse_if_used(root, path)?;
     OpenOptions::new()
         .write(true)
         .create(true)
@@ -136,10 +133,31 @@ fn create_if_unused(root: &Path, path: &Path) -> Result<(), OpenError> {
         .mode(0o600)
         .open(path)
         .map_err(io(path))?;
+    crate::crash::point("start: database file made");
     File::open(root).and_then(|directory| directory.sync_all()).map_err(io(root))
 }
 
+/// Refuses a root that holds snapshots: a new database would make garbage of them.
+fn refuse_if_used(root: &Path, path: &Path) -> Result<(), OpenError> {
+    let snapshots = layout::snapshots(root);
+    match fs::read_dir(&snapshots).map(|mut entries| entries.next().is_some()) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(OpenError::Missing { path: path.to_owned(), snapshots }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(OpenError::Io { path: snapshots, source }),
+    }
+}
+
 /// Returns the database's version, or refuses it without having written to it.
+fn look(path: &Path) -> Result<usize, OpenError> {
+    // A connection that may write would fold a dead daemon's log into a database that is refused; one
+    // that may not leaves files behind where there is no log.
+    let log = path.with_extension("db-wal");
+    let read_only = fs::metadata(log).is_ok_and(|log| log.len() > 0);
+    let connection = connect(path, read_only).map_err(|error| explain(path, error))?;
+    check(path, &connection)
+}
+
 fn check(path: &Path, connection: &Connection) -> Result<usize, OpenError> {
     let explain = |error| explain(path, error);
     let pragma = |name: &str| {

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row as SqlRow, Transaction, params};
 
 use super::Metastore;
-use super::row::Row;
+use super::row::{ROOT_STORE, Row};
 use crate::error::{Error, Result};
 use crate::snapshot::Time;
 
@@ -105,27 +105,33 @@ impl Metastore {
     }
 
     /// Forgets garbage that has been deleted.
-    pub(crate) fn forget_garbage(&self, ids: &[u64]) -> Result<()> {
-        if ids.is_empty() {
+    pub(crate) fn forget_garbage(&self, deleted: &[Garbage]) -> Result<()> {
+        if deleted.is_empty() {
             return Ok(());
         }
         self.write(|tx| {
-            let mut statement = tx.prepare_cached("DELETE FROM garbage WHERE id = ?1")?;
-            for id in ids {
-                statement.execute(params![id])?;
+            let mut statement = tx.prepare_cached(
+                "DELETE FROM garbage WHERE id = ?1 AND store = ?2 AND volume_dir IS ?3",
+            )?;
+            for garbage in deleted {
+                statement.execute(params![garbage.id, garbage.store, garbage.volume_dir])?;
             }
             Ok(())
         })
     }
 
     /// Numbers of all directories that a row still needs, in one store.
+    ///
+    /// The root holds links to all layers. A pending snapshot may have got as far as its directory in
+    /// whichever store it was about to be settled in.
     pub(crate) fn live_ids(&self, store: &str) -> Result<std::collections::HashSet<u64>> {
         self.read(|tx| {
             let mut statement = tx.prepare_cached(
-                "SELECT id FROM snapshots WHERE store = ?1 OR kind = 'committed'
+                "SELECT id FROM snapshots
+                 WHERE store = ?1 OR placement = 'pending' OR (?1 = ?2 AND kind = 'committed')
                  UNION SELECT id FROM retained WHERE store = ?1",
             )?;
-            let ids = statement.query_map(params![store], |row| row.get(0))?;
+            let ids = statement.query_map(params![store, ROOT_STORE], |row| row.get(0))?;
             Ok(ids.collect::<rusqlite::Result<_>>()?)
         })
     }

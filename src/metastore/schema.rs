@@ -80,7 +80,9 @@ pub(crate) fn migrate(connection: &mut Connection, version: usize) -> rusqlite::
         transaction.execute_batch(migration)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", number + 1)?;
+        crate::crash::point("start: before migration");
         transaction.commit()?;
+        crate::crash::point("start: migrated");
     }
     Ok(())
 }

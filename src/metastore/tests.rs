@@ -115,7 +115,7 @@ fn removal_leaves_garbage_or_a_retained_upper() {
     assert_eq!((found.id, found.chain.as_slice()), (2, &chain[..]));
     assert!(meta.find_retained("s", "other", "b", None).unwrap().is_none());
     assert_eq!(meta.live_ids(ROOT_STORE).unwrap(), [2].into());
-    meta.forget_garbage(&[1]).unwrap();
+    meta.forget_garbage(&meta.garbage().unwrap()).unwrap();
     meta.discard_retained(2).unwrap();
     assert!(matches!(meta.discard_retained(2), Err(Error::NotFound(_))));
     assert_eq!(meta.garbage().unwrap().len(), 1);
@@ -135,6 +135,8 @@ fn labels_of_any_text_survive() {
     assert_eq!(stored["k\0\n\"'"], odd["k\0\n\"'"]);
 }
 
+type Spoil = Box<dyn Fn(&Path)>;
+
 #[test]
 fn a_database_that_is_not_ours_to_write_is_refused_unchanged() {
     let fresh = || {
@@ -142,7 +144,7 @@ fn a_database_that_is_not_ours_to_write_is_refused_unchanged() {
         drop(Metastore::open(root.path()).unwrap());
         root
     };
-    let cases: [(&str, &str, Box<dyn Fn(&Path)>); 4] = [
+    let cases: [(&str, &str, Spoil); 4] = [
         ("damaged", "Way out", Box::new(|file| fs::write(file, vec![b'x'; 8192]).unwrap())),
         ("version 999", "newer", Box::new(|file| sql(file, "PRAGMA user_version = 999"))),
         (

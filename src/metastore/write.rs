@@ -134,8 +134,6 @@ impl Metastore {
                     "UPDATE snapshots SET placement = 'moved' WHERE volume_dir = ?1 AND id <> ?2",
                     params![directory, id],
                 )?;
-                // What was to be deleted there is in use again.
-                tx.execute("DELETE FROM garbage WHERE volume_dir = ?1", params![directory])?;
             }
             let changed = tx.execute(
                 "UPDATE snapshots SET store = ?2, placement = ?3, volume_dir = ?4, reason = ?5, retain = ?6,
@@ -204,6 +202,13 @@ impl Metastore {
                 find(tx, &row.snapshotter, &row.info.name)?.filter(|found| found.id == row.id);
             let current = current.ok_or_else(|| Error::no_snapshot(&row.info.name))?;
             refuse_children(tx, &current)?;
+            if current.placement.place != row.placement.place {
+                // What is to become of its files was decided for another place.
+                return Err(Error::FailedPrecondition(format!(
+                    "snapshot {:?} was given a place meanwhile; try again",
+                    row.info.name
+                )));
+            }
             tx.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute(params![row.id])?;
             match removal {
                 Removal::Leave => {}
@@ -240,15 +245,26 @@ impl Metastore {
         })
     }
 
-    /// Committed snapshots whose data is not known to be on disk: number, store, boot of their Commit.
-    pub(crate) fn unsynced(&self) -> Result<Vec<(u64, String, String)>> {
+    /// Committed snapshots whose data is not known to be on disk: number, boot of their Commit.
+    pub(crate) fn unsynced(&self) -> Result<Vec<(u64, String)>> {
         self.read(|tx| {
             let mut statement = tx.prepare_cached(
-                "SELECT id, store, unsynced_boot FROM snapshots WHERE unsynced_boot IS NOT NULL",
+                "SELECT id, unsynced_boot FROM snapshots WHERE unsynced_boot IS NOT NULL",
             )?;
-            let rows =
-                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// Records that the data of these snapshots will never be on disk.
+    pub(crate) fn mark_lost(&self, ids: &[u64]) -> Result<()> {
+        self.write(|tx| {
+            let mut statement =
+                tx.prepare_cached("UPDATE snapshots SET unsynced_boot = 'lost' WHERE id = ?1")?;
+            for id in ids {
+                statement.execute(params![id])?;
+            }
+            Ok(())
         })
     }
 
@@ -329,6 +345,11 @@ fn committable(
         return Err(Error::FailedPrecondition(format!(
             "snapshot {key:?} is {}; only an active one can be committed",
             with_article(row.info.kind)
+        )));
+    }
+    if let Place::Moved(directory) = &row.placement.place {
+        return Err(Error::FailedPrecondition(format!(
+            "the upper of snapshot {key:?} in {directory} was taken over by a newer container"
         )));
     }
     if row.parent.is_none() {

@@ -115,6 +115,14 @@ impl Stores {
         Ok(&store.path)
     }
 
+    /// Finds out what became of a store in which a directory is suddenly missing.
+    pub(crate) fn recheck(&self, name: &str, meta: &Metastore, features: &Features) -> Result<()> {
+        if let Some(store) = self.dirs.get(name) {
+            store.ready.store(false, Ordering::Release);
+        }
+        self.ready(name, meta, features).map(drop)
+    }
+
     /// Checks a store's directory, and makes it ours if it never was anybody's.
     fn open(
         &self,
@@ -156,12 +164,12 @@ impl Stores {
             }
             (Some(_), Some(_)) => {}
             (None, None) => {
-                probe::check_upper(&store.path, features).map_err(&unusable)?;
+                probe::check_upper(&store.path, &self.root_uuid, features).map_err(&unusable)?;
                 return self.adopt(name, &store.path, meta);
             }
         }
         make_directory(&layout::snapshots(&store.path))?;
-        probe::check_upper(&store.path, features).map_err(unusable)
+        probe::check_upper(&store.path, &self.root_uuid, features).map_err(unusable)
     }
 
     fn adopt(&self, name: &str, path: &Path, meta: &Metastore) -> Result<()> {
@@ -172,11 +180,17 @@ impl Stores {
         let text = serde_json::to_string(&marker)
             .map_err(|error| Error::InvalidArgument(format!("{}: {error}", file.display())))?;
         let mut writer = fs::File::create(&temporary).at("create", &temporary)?;
-        writer.write_all(text.as_bytes()).at("write", &temporary)?;
-        writer.sync_all().at("sync", &temporary)?;
+        let written = writer.write_all(text.as_bytes()).and_then(|()| writer.sync_all());
+        if written.is_err() {
+            fs::remove_file(&temporary).at("delete", &temporary)?;
+        }
+        written.at("write", &temporary)?;
+        crate::crash::point("store: marker written");
         fs::rename(&temporary, &file).at("rename", &temporary)?;
+        crate::crash::point("store: marker in place");
         make_directory(&layout::snapshots(path))?;
         fs::File::open(path).and_then(|directory| directory.sync_all()).at("sync", path)?;
+        crate::crash::point("store: adopted");
         meta.store_uuid(name, Some(&uuid)).map(drop)
     }
 

@@ -166,6 +166,7 @@ impl Home {
             .is_err()
         {
             let fs = make(&home.directory, layout::FS, 0o755, &home.path)?;
+            crate::crash::point("settle: volume upper made");
             let (uid, gid) =
                 (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
             rustix::fs::fchown(&fs, Some(uid), Some(gid)).at("change the owner of", &home.path)?;
@@ -218,11 +219,24 @@ impl Home {
         let file =
             rustix::fs::openat2(&self.directory, &temporary, flags, Mode::from(0o600), INSIDE);
         let mut file = File::from(file.at("create", &path)?);
-        file.write_all(text.as_bytes()).at("write", &path)?;
-        file.sync_all().at("sync", &path)?;
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        if written.is_err() {
+            rustix::fs::unlinkat(&self.directory, &temporary, rustix::fs::AtFlags::empty())
+                .at("delete", &path)?;
+        }
+        written.at("write", &path)?;
+        crate::crash::point("settle: identity file written");
         rustix::fs::renameat(&self.directory, &temporary, &self.directory, IDENTITY)
             .at("rename", &path)?;
         rustix::fs::fsync(&self.directory).at("sync", &self.path)
+    }
+
+    /// Gives the directory, which is `name` on the volume at `mount`, another name there.
+    pub(crate) fn rename(&self, mount: &Path, name: &str, to: &str) -> Result<()> {
+        let top = rustix::fs::open(mount, OPEN, Mode::empty()).at("open", mount)?;
+        let ours = rustix::fs::openat2(&top, DIRECTORY, OPEN, Mode::empty(), INSIDE)
+            .at("open", &self.path)?;
+        rustix::fs::renameat(&ours, name, &ours, to).at("rename", &self.path)
     }
 
     /// True if the upper holds nothing.

@@ -29,7 +29,7 @@ fn the_kernel_says_whether_an_upper_is_in_use() {
         fs::create_dir(path(name)).unwrap();
     }
     let found = Features::detect().unwrap();
-    check_upper(scratch.path(), &found).unwrap();
+    check_upper(scratch.path(), "test", &found).unwrap();
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 3, "the trial left something behind");
     assert!(!upper_in_use(&path("u")).unwrap());
     let layers = [("lowerdir", path("l")), ("upperdir", path("u")), ("workdir", path("w"))];

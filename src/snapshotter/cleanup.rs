@@ -30,7 +30,10 @@ impl Snapshotter {
         for garbage in self.meta.garbage()? {
             crate::crash::point("cleanup: before delete");
             match self.delete(&garbage) {
-                Ok(()) => deleted.push(garbage.id),
+                Ok(()) => {
+                    deleted.push(garbage);
+                    crate::crash::point("cleanup: one deleted");
+                }
                 Err(error) => {
                     tracing::warn!(id = garbage.id, store = garbage.store, %error, "cannot delete, kept for later");
                 }
@@ -43,6 +46,7 @@ impl Snapshotter {
     fn delete(&self, garbage: &Garbage) -> Result<()> {
         if garbage.store != ROOT_STORE {
             self.unlink_from_root(garbage.id)?;
+            crate::crash::point("cleanup: link deleted");
         }
         match &garbage.volume_dir {
             Some(directory) => self.delete_on_volume(garbage.id, Path::new(directory)),
@@ -66,10 +70,20 @@ impl Snapshotter {
             // The volume went with its pod, and the upper with it.
             return Ok(());
         }
-        let owner = Home::open(mount, name)?.map(|home| home.owner()).transpose()?.flatten();
-        match owner {
+        let aside = format!(".removed-{}-{id}", self.stores.root_uuid());
+        self.set_aside(id, mount, name, &aside)?;
+        crate::crash::point("cleanup: set aside");
+        let aside = directory.with_file_name(aside);
+        tree::remove(&aside).at("delete", &aside)
+    }
+
+    /// Moves an upper out of the way in one step: nobody may take over one that is half deleted.
+    fn set_aside(&self, id: u64, mount: &Path, name: &str, aside: &str) -> Result<()> {
+        let _one_at_a_time = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(home) = Home::open(mount, name)? else { return Ok(()) };
+        match home.owner()? {
             Some(owner) if owner.root == self.stores.root_uuid() && owner.snapshot == id => {
-                tree::remove(directory).at("delete", directory)
+                home.rename(mount, name, aside)
             }
             _ => Ok(()),
         }
@@ -83,20 +97,25 @@ impl Snapshotter {
         let link = layout::snapshot(self.stores.root(), row.id);
         match symlink(own, &link) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if fs::read_link(&link).is_ok_and(|target| target == own) {
+                    return Ok(());
+                }
                 self.unlink_from_root(row.id)?;
+                crate::crash::point("link: old one deleted");
                 symlink(own, &link).at("create", &link)
             }
             other => other.at("create", &link),
         }
     }
 
-    fn unlink_from_root(&self, id: u64) -> Result<()> {
+    /// Deletes the link to a snapshot of another store; true if there was one.
+    pub(super) fn unlink_from_root(&self, id: u64) -> Result<bool> {
         let link = layout::snapshot(self.stores.root(), id);
         match fs::symlink_metadata(&link) {
             Ok(found) if found.file_type().is_symlink() => {
-                fs::remove_file(&link).at("delete", &link)
+                fs::remove_file(&link).at("delete", &link).map(|()| true)
             }
-            _ => Ok(()),
+            _ => Ok(false),
         }
     }
 }

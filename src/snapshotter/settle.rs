@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Snapshotter;
-use super::create::{make_snapshot, placed};
+use super::create::{mend_snapshot, placed};
 use super::volatile;
 use crate::config::Otherwise;
 use crate::error::{Error, IoContext, Result};
@@ -187,7 +187,8 @@ impl Snapshotter {
         };
         let base = self.stores.ready(store, &self.meta, &self.features)?;
         let directory = layout::snapshot(base, row.id);
-        make_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
+        mend_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
+        crate::crash::point("settle: directories made");
         let mut placement = placed(store, &format!("{}; {why}", decision.reason));
         placement.retain = decision.retain;
         if decision.volatile && !chain.is_empty() {
@@ -209,7 +210,7 @@ impl Snapshotter {
         found: &Found,
     ) -> Result<Row> {
         let _one_at_a_time = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
-        probe::check_upper(&found.mount, &self.features)
+        probe::check_upper(&found.mount, self.stores.root_uuid(), &self.features)
             .map_err(|problem| Error::FailedPrecondition(format!("store {store:?}: {problem}")))?;
         let home = Home::create(&found.mount, &found.subdirectory, self.owner_for(&row, chain)?)?;
         crate::crash::point("settle: volume directory made");
@@ -242,7 +243,8 @@ impl Snapshotter {
             None => {
                 return refuse("there are files, but nothing says whose they are; move them aside");
             }
-            Some(owner) if owner.chain != chain => {
+            // An empty upper belongs on any layers.
+            Some(owner) if owner.chain != chain && !home.is_empty()? => {
                 return refuse(&format!(
                     "it belongs on layer {:?}, the container now runs on {:?}; use the former image, or move the \
                      directory aside to start with an empty upper",
@@ -304,7 +306,12 @@ impl Snapshotter {
         let directory = self.directory(row)?;
         if let Place::Volume(_) = row.placement.place {
             self.check_volume(row, &directory)?;
-            self.handed_out.note(&directory, row.id);
+            let upper = directory.join(layout::FS);
+            if probe::upper_in_use(&upper).at("ask the kernel about", &upper)? {
+                self.handed_out.forget(&directory);
+            } else {
+                self.handed_out.note(&directory, row.id);
+            }
         } else if !directory.join(layout::FS).is_dir() {
             return Err(Error::Unavailable(format!(
                 "the upper of snapshot {:?} is not in {}; is the disk of store {:?} mounted?",

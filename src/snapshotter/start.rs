@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
-use super::create::make_snapshot;
+use super::create::mend_snapshot;
 use super::settle::HandedOut;
 use super::{Options, Snapshotter, sync};
 use crate::config::Config;
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
-use crate::metastore::{Metastore, OpenError, Place, Row};
+use crate::metastore::{Metastore, OpenError, Place, ROOT_STORE, Row};
 use crate::placement::Policy;
 use crate::placement::identity::Containerd;
 use crate::placement::stores::{Stores, make_directory};
@@ -75,14 +75,16 @@ impl Snapshotter {
     ) -> Result<Self, StartError> {
         let root = &config.root;
         create_root(root)?;
+        crate::crash::point("start: root made");
         let lock = lock_root(root)?;
         let features =
             Features::detect().at("read", Path::new("/proc/sys/kernel/random/boot_id"))?;
         let meta = Metastore::open(root)?;
         make_directory(&layout::snapshots(root))?;
-        probe::check_upper(root, &features)
-            .map_err(|problem| StartError::Root { root: root.clone(), problem })?;
+        crate::crash::point("start: snapshots directory made");
         let root_uuid = meta.node_fact("uuid", &uuid::Uuid::new_v4().to_string())?;
+        probe::check_upper(root, &root_uuid, &features)
+            .map_err(|problem| StartError::Root { root: root.clone(), problem })?;
         let stores = Stores::new(root, &root_uuid, &config.stores);
         check_stores(&stores, &meta, &features)?;
         let next_id = AtomicU64::new(meta.last_id()?.max(largest_id(&stores)?) + 1);
@@ -122,11 +124,15 @@ impl Snapshotter {
         Ok(())
     }
 
-    /// Directories that no row needs become garbage.
+    /// Directories that no row needs become garbage; links below the root just go.
     fn collect_strays(&self, store: &str, present: &HashSet<u64>) -> Result<()> {
         let mut known = self.meta.live_ids(store)?;
         known.extend(self.meta.garbage()?.into_iter().map(|garbage| garbage.id));
         for id in present.difference(&known) {
+            if store == ROOT_STORE && self.unlink_from_root(*id)? {
+                crate::crash::point("start: stray link deleted");
+                continue;
+            }
             tracing::info!(id, store, "found a directory without a snapshot, left by a crash");
             self.meta.note_garbage(*id, store)?;
         }
@@ -135,43 +141,39 @@ impl Snapshotter {
 
     /// Makes the directories a row needs; what cannot be made is reported, and refused when asked for.
     fn mend(&self, row: &Row) {
-        if row.placement.place != Place::Store {
-            return;
-        }
         let Ok(directory) = self.directory(row) else { return };
         let whole = directory.join(layout::FS).is_dir()
             && (row.info.kind != Kind::Active || directory.join(layout::WORK).is_dir());
-        let reachable = self.stores.ready(&row.placement.store, &self.meta, &self.features).is_ok();
-        match (row.info.kind, whole, reachable) {
-            (Kind::Committed, true, _) => {
-                if let Err(error) = self.link_into_root(row, &directory) {
-                    tracing::error!(name = row.info.name, %error, "a layer cannot be reached below the root");
-                }
+        if row.info.kind == Kind::Committed && whole {
+            if let Err(error) = self.link_into_root(row, &directory) {
+                tracing::error!(name = row.info.name, %error, "a layer cannot be reached below the root");
             }
-            (Kind::Committed, false, true) => {
-                tracing::error!(
-                    name = row.info.name,
-                    directory = %directory.display(),
-                    "the files of a committed layer are missing; remove the image and pull it again"
-                );
-            }
-            (kind, false, true) => {
-                tracing::warn!(
-                    key = row.info.name,
-                    "an upper that was never written is made again"
-                );
-                if let Err(error) = self.mend_upper(row, kind, &directory) {
-                    tracing::error!(key = row.info.name, %error, "an upper is missing and cannot be made again");
-                }
-            }
-            (_, true, _) | (_, false, false) => {}
+            return;
+        }
+        // A volume, or a store that is away, may come back with everything in it.
+        let away = row.placement.place != Place::Store
+            || self.stores.ready(&row.placement.store, &self.meta, &self.features).is_err();
+        if whole || away {
+            return;
+        }
+        if row.info.kind == Kind::Committed {
+            tracing::error!(
+                name = row.info.name,
+                directory = %directory.display(),
+                "the files of a committed layer are missing; remove the image and pull it again"
+            );
+            return;
+        }
+        tracing::warn!(key = row.info.name, "an upper that was never written is made again");
+        if let Err(error) = self.mend_upper(row, &directory) {
+            tracing::error!(key = row.info.name, %error, "an upper is missing and cannot be made again");
         }
     }
 
-    fn mend_upper(&self, row: &Row, kind: Kind, directory: &Path) -> Result<()> {
+    fn mend_upper(&self, row: &Row, directory: &Path) -> Result<()> {
         let chain =
             row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
-        make_snapshot(directory, kind, self.owner_for(row, &chain)?)
+        mend_snapshot(directory, row.info.kind, self.owner_for(row, &chain)?)
     }
 }
 
@@ -197,7 +199,7 @@ fn lock_root(root: &Path) -> Result<File, StartError> {
             return Err(StartError::Locked { root: root.to_owned(), pid: pid.trim().to_owned() });
         }
         Err(TryLockError::Error(error)) => {
-            return Err(Error::Io { what: "lock", path, source: error }.into());
+            return Err(Error::io("lock", &path, error).into());
         }
     }
     file.set_len(0).at("write", &path)?;

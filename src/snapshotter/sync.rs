@@ -4,7 +4,7 @@
 //! row carries the boot it was made in until its file system has been synced; `check_chain` refuses
 //! what a power failure overtook.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,13 +12,15 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 
 use super::Snapshotter;
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::layout;
 
 /// How long the background waits for further commits before it syncs.
 const QUIET: Duration = Duration::from_secs(5);
 /// Longest time it waits in all, however busy things are.
 const ROUNDS: u32 = 6;
+/// A write to the disk failed.
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 
 /// Wakes the background when there is something to sync.
 #[derive(Debug, Default)]
@@ -88,24 +90,52 @@ impl Snapshotter {
     }
 
     fn sync_layers(&self) -> Result<()> {
-        let mut by_store: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
-        for (id, store, boot) in self.meta.unsynced()? {
+        let mut by_device: BTreeMap<Result<u64, PathBuf>, Vec<u64>> = BTreeMap::new();
+        for (id, boot) in self.meta.unsynced()? {
             // What an earlier boot left unsynced cannot be saved by syncing now.
             if boot == self.features.boot {
-                by_store.entry(store).or_default().insert(id);
+                let device = device_of(&self.layer(id));
+                by_device.entry(device).or_default().push(id);
             }
         }
-        for ids in by_store.values() {
-            let mut synced = BTreeSet::new();
-            for id in ids {
-                let fs = layout::snapshot(self.stores.root(), *id).join(layout::FS);
-                if synced.insert(device_of(&fs)) {
-                    sync_file_system(&fs)?;
-                }
-            }
-            self.meta.mark_synced(&ids.iter().copied().collect::<Vec<_>>())?;
+        // A disk that is not there, or a layer removed meanwhile, must not keep the others waiting.
+        for ids in by_device.values() {
+            self.sync_together(ids)?;
         }
         Ok(())
+    }
+
+    /// Syncs layers of one file system.
+    fn sync_together(&self, ids: &[u64]) -> Result<()> {
+        let Some(first) = ids.first() else { return Ok(()) };
+        let layer = self.layer(*first);
+        match sync_file_system(&layer) {
+            Ok(()) => {
+                crate::crash::point("sync: synced");
+                self.meta.mark_synced(ids)
+            }
+            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(EIO) => {
+                // The kernel tells of a failed write once and then forgets it: the next sync would
+                // succeed, although the data is gone.
+                tracing::error!(
+                    layer = %layer.display(),
+                    layers = ids.len(),
+                    error = %source,
+                    "committed layers could not be written to disk and are refused from now on; \
+                     remove their images and pull them again"
+                );
+                self.meta.mark_lost(ids)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot make a committed layer durable; tried again after the next commit");
+                Ok(())
+            }
+        }
+    }
+
+    /// Where the data of a layer is.
+    fn layer(&self, id: u64) -> PathBuf {
+        layout::snapshot(self.stores.root(), id).join(layout::FS)
     }
 }
 

@@ -142,19 +142,33 @@ impl Cri {
 
     /// Creates a container in a pod exactly as described; returns its id.
     pub async fn create(&mut self, pod: &Pod, config: ContainerConfig) -> String {
+        self.try_create(pod, config).await.expect("create a container")
+    }
+
+    /// Creates a container in a pod exactly as described; returns its id, or why that failed.
+    pub async fn try_create(
+        &mut self,
+        pod: &Pod,
+        config: ContainerConfig,
+    ) -> Result<String, tonic::Status> {
         let create = CreateContainerRequest {
             pod_sandbox_id: pod.id.clone(),
             config: Some(config),
             sandbox_config: Some(pod.config.clone()),
         };
-        let answer = self.runtime.create_container(request(create)).await;
-        answer.expect("create a container").into_inner().container_id
+        let answer = self.runtime.create_container(request(create)).await?;
+        Ok(answer.into_inner().container_id)
     }
 
     /// Starts a container.
     pub async fn start(&mut self, container: &str) {
+        self.try_start(container).await.expect("start a container");
+    }
+
+    /// Starts a container, or tells why that failed.
+    pub async fn try_start(&mut self, container: &str) -> Result<(), tonic::Status> {
         let start = StartContainerRequest { container_id: container.to_owned() };
-        self.runtime.start_container(request(start)).await.expect("start a container");
+        self.runtime.start_container(request(start)).await.map(drop)
     }
 
     /// Runs a command in a container.

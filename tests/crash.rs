@@ -1,0 +1,16 @@
+//! Kills the daemon at every step of every call, at random, while it starts and on a full disk.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod crash {
+    mod random;
+    mod refusals;
+    mod starts;
+    mod steps;
+    mod world;
+}
