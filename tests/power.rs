@@ -317,6 +317,7 @@ fn store_alone(kind: FsKind) {
     world.daemon.kill();
 }
 
+/// SEMANTICS D1
 #[test]
 fn every_answered_call_survives_ext4() {
     on(FsKind::Ext4, each_answered_call);
@@ -347,6 +348,7 @@ fn every_answered_call_under_load_survives_btrfs() {
     on(FsKind::Btrfs, under_load);
 }
 
+/// SEMANTICS D3
 #[test]
 fn lost_uppers_are_made_again_and_lost_layers_refused_ext4() {
     on(FsKind::Ext4, lost_directories);

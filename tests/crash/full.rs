@@ -145,6 +145,7 @@ fn a_daemon_starts_on_a_full_disk_to_make_room() {
     starts_full(FsKind::Ext4);
 }
 
+/// SEMANTICS D6
 #[test]
 fn a_full_disk_refuses_and_recovers_ext4() {
     full(FsKind::Ext4, false);
