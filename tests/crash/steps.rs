@@ -462,3 +462,26 @@ fn nothing_answered_is_lost_whichever_step_is_the_last() {
         assert!(forgotten.is_empty(), "no scenario reaches {forgotten:?}");
     });
 }
+
+/// A killed call may have given an empty upper on a volume to layers that nobody uses any more.
+#[test]
+fn an_empty_upper_left_by_a_kill_serves_other_layers() {
+    limit(Duration::from_secs(60), || {
+        if !require_root() {
+            return;
+        }
+        let scratch = Arc::new(Scratch::new());
+        let mut world = World::new(&scratch, "over");
+        let base = Base::new(&mut world);
+        let labels = || identity("vol-x", "p1");
+        world.arm(Some("settle: identity written"));
+        let first = "default/900/vol-x";
+        world.client.call(&labelled(first, &base.layer, labels())).unwrap_err();
+        world.daemon.wait_exit(DEATH);
+        world.arm(None);
+        world.daemon.start();
+        world.client.ok(&Op::remove(first));
+        world.client.ok(&labelled("default/901/vol-x", &base.fast, labels()));
+        world.check();
+    });
+}
