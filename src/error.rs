@@ -60,13 +60,25 @@ pub enum Error {
 }
 
 impl Error {
+    /// Reports a failed system call; a full or read-only disk is something a client can wait for.
+    pub(crate) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+        let message = || format!("{what} {}: {source}", path.display());
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::ResourceExhausted(message())
+            }
+            io::ErrorKind::ReadOnlyFilesystem => Self::Unavailable(message()),
+            _ => Self::Io { what, path: path.to_owned(), source },
+        }
+    }
+
     /// Reports a key that is not there.
     pub fn no_snapshot(key: &str) -> Self {
         Self::NotFound(format!("snapshot {key:?}"))
     }
 }
 
-/// Attaches the action and the path to an I/O error; a full disk becomes `ResourceExhausted`.
+/// Attaches the action and the path to an I/O error.
 pub(crate) trait IoContext<T> {
     /// Names what was being done, as a verb, and to which path.
     fn at(self, what: &'static str, path: &Path) -> Result<T>;
@@ -74,14 +86,6 @@ pub(crate) trait IoContext<T> {
 
 impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
     fn at(self, what: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|error| {
-            let source: io::Error = error.into();
-            match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    Error::ResourceExhausted(format!("{what} {}: {source}", path.display()))
-                }
-                _ => Error::Io { what, path: path.to_owned(), source },
-            }
-        })
+        self.map_err(|error| Error::io(what, path, error.into()))
     }
 }

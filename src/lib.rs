@@ -26,3 +26,15 @@ mod snapshot;
 mod snapshotter;
 mod tree;
 mod usage;
+
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    //! Entries for the fuzz targets; each takes what the fuzzer made and must not panic.
+
+    /// Reads the input as one List filter and asks it about a few snapshots.
+    pub fn filter(data: &[u8]) {
+        if let Ok(text) = std::str::from_utf8(data) {
+            crate::filter::fuzz(text);
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use sd_notify::NotifyState;
@@ -27,6 +28,9 @@ const MESSAGE_MAX: usize = 16 << 20;
 const WORKERS: usize = 2;
 /// Most calls that do their work at once; further ones wait.
 const BLOCKING: usize = 32;
+
+/// How long no call may be under way before a stop hangs up: the last answer has been sent by then.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// Why the daemon ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +68,8 @@ pub(crate) enum ServeError {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
     set_up_log(&config.log)?;
-    // Modes of snapshot directories are given exactly where they are made.
-    rustix::process::umask(Mode::empty());
+    // Modes are given exactly where things are made; none lets a group or others write.
+    rustix::process::umask(Mode::from(0o022));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
@@ -84,11 +88,11 @@ struct Background(std::thread::JoinHandle<()>);
 
 impl Background {
     fn start(snapshots: &Arc<Snapshotter>) -> Self {
-        let snapshots = Arc::clone(snapshots);
-        Self(std::thread::spawn(move || {
-            snapshots.cleanup();
-            snapshots.run_sync();
-        }))
+        let cleaner = Arc::clone(snapshots);
+        // Not waited for at the end: garbage that is left is garbage at the next start.
+        drop(std::thread::spawn(move || cleaner.cleanup()));
+        let syncer = Arc::clone(snapshots);
+        Self(std::thread::spawn(move || syncer.run_sync()))
     }
 
     fn stop(self, snapshots: &Snapshotter) {
@@ -105,6 +109,7 @@ async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<(), Serve
     let socket = Socket::open(&config.socket)?;
     let metrics = Arc::new(Metrics::new());
     let service = grpc::server(snapshots, Arc::clone(&metrics));
+    let calls = service.clone();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut server = tokio::spawn(
         Server::builder()
@@ -129,8 +134,15 @@ async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<(), Serve
     }
     notify(&[NotifyState::Stopping]);
     drop(stop);
-    match tokio::time::timeout(config.shutdown_grace, server).await {
-        Ok(ended) => ended.map_err(io::Error::other)?.map_err(ServeError::from),
+    let finished = async {
+        tokio::select! {
+            ended = server => ended.map_err(io::Error::other)?.map_err(ServeError::from),
+            // A client that does not hang up when told that we stop has nothing to wait for.
+            () = calls.wait_quiet(QUIET) => Ok(()),
+        }
+    };
+    match tokio::time::timeout(config.shutdown_grace, finished).await {
+        Ok(ended) => ended,
         Err(_) => {
             tracing::warn!(grace = ?config.shutdown_grace, "calls are still under way; stopping all the same");
             Ok(())

@@ -240,6 +240,12 @@ fn check_rule(
         rule.volatile.as_ref(),
         retain || rule.resume == Some(true) || volume_store.is_some(),
     );
+    if rule.resume == Some(true) && volume_store.is_some() {
+        checker.mistake(
+            span.clone(),
+            "`resume` goes with a store of type \"dir\"; an upper on a volume is found there again anyway",
+        );
+    }
     let volume = volume_table(checker, span, rule.volume, volume_store);
     let subdirectory = rule.subdirectory.as_ref().and_then(|template| {
         if volume_store.is_none() {

@@ -82,6 +82,7 @@ fn every_mistake_names_its_line() {
         (&rule("volume = { pod = \"{pod.id}\" }"), 6, "no field \"pod.id\""),
         (&rule("volume = { pod = \"{pod.uid\" }"), 6, "not closed"),
         (&rule(&format!("{bound}\nvolatile = true")), 7, "may be lost"),
+        (&rule(&format!("{bound}\nresume = true")), 4, "found there again"),
     ];
     for (text, line, problem) in table {
         let found = mistakes(text);

@@ -218,4 +218,6 @@ fn chain(tx: &Transaction<'_>, top: u64) -> Result<Vec<Layer>> {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

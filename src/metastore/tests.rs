@@ -135,6 +135,8 @@ fn labels_of_any_text_survive() {
     assert_eq!(stored["k\0\n\"'"], odd["k\0\n\"'"]);
 }
 
+type Spoil = Box<dyn Fn(&Path)>;
+
 #[test]
 fn a_database_that_is_not_ours_to_write_is_refused_unchanged() {
     let fresh = || {
@@ -142,7 +144,7 @@ fn a_database_that_is_not_ours_to_write_is_refused_unchanged() {
         drop(Metastore::open(root.path()).unwrap());
         root
     };
-    let cases: [(&str, &str, Box<dyn Fn(&Path)>); 4] = [
+    let cases: [(&str, &str, Spoil); 4] = [
         ("damaged", "Way out", Box::new(|file| fs::write(file, vec![b'x'; 8192]).unwrap())),
         ("version 999", "newer", Box::new(|file| sql(file, "PRAGMA user_version = 999"))),
         (

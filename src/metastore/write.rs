@@ -202,6 +202,13 @@ impl Metastore {
                 find(tx, &row.snapshotter, &row.info.name)?.filter(|found| found.id == row.id);
             let current = current.ok_or_else(|| Error::no_snapshot(&row.info.name))?;
             refuse_children(tx, &current)?;
+            if current.placement.place != row.placement.place {
+                // What is to become of its files was decided for another place.
+                return Err(Error::FailedPrecondition(format!(
+                    "snapshot {:?} was given a place meanwhile; try again",
+                    row.info.name
+                )));
+            }
             tx.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute(params![row.id])?;
             match removal {
                 Removal::Leave => {}
@@ -338,6 +345,11 @@ fn committable(
         return Err(Error::FailedPrecondition(format!(
             "snapshot {key:?} is {}; only an active one can be committed",
             with_article(row.info.kind)
+        )));
+    }
+    if let Place::Moved(directory) = &row.placement.place {
+        return Err(Error::FailedPrecondition(format!(
+            "the upper of snapshot {key:?} in {directory} was taken over by a newer container"
         )));
     }
     if row.parent.is_none() {

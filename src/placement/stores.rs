@@ -115,6 +115,14 @@ impl Stores {
         Ok(&store.path)
     }
 
+    /// Finds out what became of a store in which a directory is suddenly missing.
+    pub(crate) fn recheck(&self, name: &str, meta: &Metastore, features: &Features) -> Result<()> {
+        if let Some(store) = self.dirs.get(name) {
+            store.ready.store(false, Ordering::Release);
+        }
+        self.ready(name, meta, features).map(drop)
+    }
+
     /// Checks a store's directory, and makes it ours if it never was anybody's.
     fn open(
         &self,

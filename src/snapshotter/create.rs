@@ -51,9 +51,9 @@ impl Snapshotter {
             (None, None) => (0, 0),
         };
         let new = New { labels: &labels, ..*new };
-        let plan = self.plan(kind, &new, &chain)?;
+        let mut plan = self.plan(kind, &new, &chain)?;
         crate::crash::point("prepare: before directories");
-        let made = self.make_directories(kind, &plan, owner)?;
+        let made = self.make_directories(kind, &mut plan, owner)?;
         match self.record(kind, &new, &plan, &chain) {
             Ok(mounts) => Ok(mounts),
             Err(error) => {
@@ -100,26 +100,48 @@ impl Snapshotter {
     }
 
     fn fresh(&self, placement: Placement) -> Plan {
-        Plan { id: self.next_id.fetch_add(1, Ordering::Relaxed), placement, resumes: false }
+        Plan { id: self.new_id(), placement, resumes: false }
+    }
+
+    /// A number that no snapshot ever had.
+    fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Makes a new snapshot's directories; returns what to delete should recording it fail.
     fn make_directories(
         &self,
         kind: Kind,
-        plan: &Plan,
+        plan: &mut Plan,
         owner: (u32, u32),
     ) -> Result<Option<PathBuf>> {
         if plan.resumes || plan.placement.place != Place::Store {
             return Ok(None);
         }
-        let base = self.stores.ready(&plan.placement.store, &self.meta, &self.features)?;
-        let directory = layout::snapshot(base, plan.id);
-        make_snapshot(&directory, kind, owner).inspect_err(|_| {
-            self.discard(plan.id, &plan.placement.store, &directory);
-        })?;
+        let store = &plan.placement.store;
+        let base = self.stores.ready(store, &self.meta, &self.features)?;
+        // A number whose directory exists is a stray of a store that was away when we started.
+        let directory = loop {
+            let directory = layout::snapshot(base, plan.id);
+            match fs::DirBuilder::new().mode(0o700).create(&directory) {
+                Ok(()) => break directory,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => plan.id = self.new_id(),
+                Err(error) => return Err(self.explain_failure(store, error, &directory)),
+            }
+        };
+        crate::crash::point("prepare: snapshot directory made");
+        fill_snapshot(&directory, kind, owner)
+            .inspect_err(|_| self.discard(plan.id, store, &directory))?;
         crate::crash::point("prepare: directories made");
         Ok(Some(directory))
+    }
+
+    /// A store whose disk went away says so; everything else is an I/O error.
+    fn explain_failure(&self, store: &str, error: std::io::Error, path: &Path) -> Error {
+        let gone = (error.kind() == ErrorKind::NotFound)
+            .then(|| self.stores.recheck(store, &self.meta, &self.features).err())
+            .flatten();
+        gone.unwrap_or_else(|| Error::io("create", path, error))
     }
 
     /// Writes the row and returns the mounts; mounts that cannot be are found out before the row.
@@ -170,12 +192,7 @@ impl Snapshotter {
         let path = layout::snapshot(self.stores.root(), layer.id).join(layout::FS);
         match fs::metadata(&path) {
             Ok(found) => Ok((found.uid(), found.gid())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::DataLoss(format!(
-                "the files of layer {:?} are not in {}; if its store's disk is mounted, remove the image and pull \
-                 it again",
-                layer.name,
-                path.display()
-            ))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(missing_layer(layer, &path)),
             Err(error) => Err(error).at("read", &path),
         }
     }
@@ -193,6 +210,23 @@ impl Snapshotter {
             )))
         })
     }
+}
+
+/// The files of a layer are not there: lost, or on a disk that is away.
+pub(super) fn missing_layer(layer: &Layer, path: &Path) -> Error {
+    if layer.store == ROOT_STORE {
+        return Error::DataLoss(format!(
+            "the files of layer {:?} are not in {}; remove the image and pull it again",
+            layer.name,
+            path.display()
+        ));
+    }
+    Error::Unavailable(format!(
+        "layer {:?} lies in store {:?}, but {} is not there; is its disk mounted?",
+        layer.name,
+        layer.store,
+        path.display()
+    ))
 }
 
 /// A place in a store of type `dir`, with nothing special about it.
@@ -230,24 +264,31 @@ fn provisional_row(kind: Kind, new: &New<'_>, plan: &Plan) -> Row {
     Row { id: plan.id, snapshotter, info, parent: None, usage: Usage::default(), placement }
 }
 
+/// Makes a snapshot's directories where they do not exist.
+pub(super) fn mend_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> Result<()> {
+    make_unless_there(directory, 0o700)?;
+    fill_snapshot(directory, kind, owner)
+}
+
 /// Makes `<directory>/fs`, owned by `owner`, and `work` for an active snapshot.
 ///
-/// Modes are exact because the daemon runs with umask 0.
-pub(super) fn make_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> Result<()> {
-    let make = |path: &Path, mode: u32| match fs::DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        other => other.at("create", path),
-    };
-    make(directory, 0o700)?;
-    crate::crash::point("prepare: snapshot directory made");
+/// Modes are exact because the daemon runs with umask 022.
+fn fill_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> Result<()> {
     let fs = directory.join(layout::FS);
-    make(&fs, 0o755)?;
+    make_unless_there(&fs, 0o755)?;
     crate::crash::point("prepare: upper made");
     if owner != (0, 0) {
         chown(&fs, Some(owner.0), Some(owner.1)).at("change the owner of", &fs)?;
     }
     if kind == Kind::Active {
-        make(&directory.join(layout::WORK), 0o711)?;
+        make_unless_there(&directory.join(layout::WORK), 0o711)?;
     }
     Ok(())
+}
+
+fn make_unless_there(path: &Path, mode: u32) -> Result<()> {
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other.at("create", path),
+    }
 }

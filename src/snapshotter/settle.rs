@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Snapshotter;
-use super::create::{make_snapshot, placed};
+use super::create::{mend_snapshot, placed};
 use super::volatile;
 use crate::config::Otherwise;
 use crate::error::{Error, IoContext, Result};
@@ -187,7 +187,7 @@ impl Snapshotter {
         };
         let base = self.stores.ready(store, &self.meta, &self.features)?;
         let directory = layout::snapshot(base, row.id);
-        make_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
+        mend_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
         crate::crash::point("settle: directories made");
         let mut placement = placed(store, &format!("{}; {why}", decision.reason));
         placement.retain = decision.retain;
@@ -306,7 +306,12 @@ impl Snapshotter {
         let directory = self.directory(row)?;
         if let Place::Volume(_) = row.placement.place {
             self.check_volume(row, &directory)?;
-            self.handed_out.note(&directory, row.id);
+            let upper = directory.join(layout::FS);
+            if probe::upper_in_use(&upper).at("ask the kernel about", &upper)? {
+                self.handed_out.forget(&directory);
+            } else {
+                self.handed_out.note(&directory, row.id);
+            }
         } else if !directory.join(layout::FS).is_dir() {
             return Err(Error::Unavailable(format!(
                 "the upper of snapshot {:?} is not in {}; is the disk of store {:?} mounted?",
@@ -343,7 +348,7 @@ impl Snapshotter {
             .ok_or_else(|| gone("the volume mounted there is another one"))?;
         let owner = home.owner()?.ok_or_else(|| gone("the volume mounted there is another one"))?;
         if owner.root == self.stores.root_uuid() && owner.snapshot == row.id {
-            Ok(())
+            home.check()
         } else {
             Err(gone("it belongs to another snapshot now"))
         }

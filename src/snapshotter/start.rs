@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
-use super::create::make_snapshot;
+use super::create::mend_snapshot;
 use super::settle::HandedOut;
 use super::{Options, Snapshotter, sync};
 use crate::config::Config;
@@ -141,46 +141,39 @@ impl Snapshotter {
 
     /// Makes the directories a row needs; what cannot be made is reported, and refused when asked for.
     fn mend(&self, row: &Row) {
-        let on_volume = matches!(row.placement.place, Place::Volume(_));
-        if !on_volume && row.placement.place != Place::Store {
-            return;
-        }
         let Ok(directory) = self.directory(row) else { return };
         let whole = directory.join(layout::FS).is_dir()
             && (row.info.kind != Kind::Active || directory.join(layout::WORK).is_dir());
-        // A volume comes and goes with its pod.
-        let reachable = !on_volume
-            && self.stores.ready(&row.placement.store, &self.meta, &self.features).is_ok();
-        match (row.info.kind, whole, reachable) {
-            (Kind::Committed, true, _) => {
-                if let Err(error) = self.link_into_root(row, &directory) {
-                    tracing::error!(name = row.info.name, %error, "a layer cannot be reached below the root");
-                }
+        if row.info.kind == Kind::Committed && whole {
+            if let Err(error) = self.link_into_root(row, &directory) {
+                tracing::error!(name = row.info.name, %error, "a layer cannot be reached below the root");
             }
-            (Kind::Committed, false, true) => {
-                tracing::error!(
-                    name = row.info.name,
-                    directory = %directory.display(),
-                    "the files of a committed layer are missing; remove the image and pull it again"
-                );
-            }
-            (kind, false, true) => {
-                tracing::warn!(
-                    key = row.info.name,
-                    "an upper that was never written is made again"
-                );
-                if let Err(error) = self.mend_upper(row, kind, &directory) {
-                    tracing::error!(key = row.info.name, %error, "an upper is missing and cannot be made again");
-                }
-            }
-            (_, true, _) | (_, false, false) => {}
+            return;
+        }
+        // A volume, or a store that is away, may come back with everything in it.
+        let away = row.placement.place != Place::Store
+            || self.stores.ready(&row.placement.store, &self.meta, &self.features).is_err();
+        if whole || away {
+            return;
+        }
+        if row.info.kind == Kind::Committed {
+            tracing::error!(
+                name = row.info.name,
+                directory = %directory.display(),
+                "the files of a committed layer are missing; remove the image and pull it again"
+            );
+            return;
+        }
+        tracing::warn!(key = row.info.name, "an upper that was never written is made again");
+        if let Err(error) = self.mend_upper(row, &directory) {
+            tracing::error!(key = row.info.name, %error, "an upper is missing and cannot be made again");
         }
     }
 
-    fn mend_upper(&self, row: &Row, kind: Kind, directory: &Path) -> Result<()> {
+    fn mend_upper(&self, row: &Row, directory: &Path) -> Result<()> {
         let chain =
             row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
-        make_snapshot(directory, kind, self.owner_for(row, &chain)?)
+        mend_snapshot(directory, row.info.kind, self.owner_for(row, &chain)?)
     }
 }
 
@@ -206,7 +199,7 @@ fn lock_root(root: &Path) -> Result<File, StartError> {
             return Err(StartError::Locked { root: root.to_owned(), pid: pid.trim().to_owned() });
         }
         Err(TryLockError::Error(error)) => {
-            return Err(Error::Io { what: "lock", path, source: error }.into());
+            return Err(Error::io("lock", &path, error).into());
         }
     }
     let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));

@@ -13,7 +13,7 @@ fn a_tree_is_removed_without_following_links() {
     stdfs::write(tree.join("a/b/file"), "x").unwrap();
     symlink(&outside, tree.join("a/link")).unwrap();
     stdfs::create_dir(tree.join("a/b/closed")).unwrap();
-    stdfs::set_permissions(tree.join("a/b/closed"), stdfs::Permissions::from_mode(0)).unwrap();
+    stdfs::set_permissions(tree.join("a/b/closed"), stdfs::Permissions::from_mode(0o000)).unwrap();
     remove(&tree).unwrap();
     assert!(!tree.exists());
     assert!(outside.join("precious").exists());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tonic::transport::Channel;
 
+use crate::client::Client;
 use crate::process::Process;
 use crate::proto::control::control_client::ControlClient;
 use crate::proto::snapshots::snapshots_client::SnapshotsClient;
@@ -211,6 +212,11 @@ impl Daemon {
         rpc::channel(&self.socket).await
     }
 
+    /// Returns a client of its snapshots service that waits for each answer.
+    pub fn client(&self, snapshotter: &str) -> Client {
+        Client::new(&self.socket, snapshotter)
+    }
+
     /// Returns a client of its snapshots service.
     pub async fn snapshots(&self) -> SnapshotsClient<Channel> {
         SnapshotsClient::new(self.channel().await)
@@ -234,7 +240,10 @@ impl Daemon {
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
-        command.args(["--log-format", "text"]).args(&self.arguments).envs(&self.environment);
+        if !self.arguments.iter().any(|argument| argument.starts_with("--log-format")) {
+            command.args(["--log-format", "text"]);
+        }
+        command.args(&self.arguments).envs(&self.environment);
         command
     }
 

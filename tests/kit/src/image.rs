@@ -5,6 +5,7 @@ mod demo;
 mod flatten;
 mod layer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 pub(crate) use archive::architecture;
@@ -17,6 +18,8 @@ use crate::tree::Tree;
 #[derive(Clone, Debug, Default)]
 pub struct Image {
     layers: Vec<Layer>,
+    archives: Vec<Vec<u8>>,
+    annotations: BTreeMap<String, String>,
     environment: Vec<String>,
     command: Vec<String>,
     user: String,
@@ -31,6 +34,19 @@ impl Image {
     /// Puts a layer on top.
     pub fn layer(mut self, describe: impl FnOnce(Layer) -> Layer) -> Self {
         self.layers.push(describe(Layer::default()));
+        self
+    }
+
+    /// Puts a layer on top of all others that is a compressed tar archive already, as `ctr snapshots
+    /// diff` prints it. What it holds is not part of [`Image::tree`].
+    pub fn archived_layer(mut self, tar_gz: Vec<u8>) -> Self {
+        self.archives.push(tar_gz);
+        self
+    }
+
+    /// Adds an annotation to the descriptor of each layer in the manifest.
+    pub fn layer_annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.to_owned(), value.to_owned());
         self
     }
 

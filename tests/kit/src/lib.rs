@@ -3,6 +3,8 @@
 //! Everything here panics when it fails, with the command line, the exit code, what was printed
 //! and the end of the log, since a test can do nothing better with an error.
 
+pub mod bench;
+mod client;
 mod command;
 mod containerd;
 mod cri;
@@ -20,10 +22,12 @@ mod registry;
 mod require;
 mod rpc;
 mod scratch;
+mod stack;
 mod sweep;
 mod tree;
 mod wait;
 
+pub use client::{Client, LabelSlice};
 pub use command::{Output, run, run_within};
 pub use containerd::{Containerd, Options, PAUSE, Proxy, Version};
 pub use cri::{Cri, ExecOutput, Pod};
@@ -38,5 +42,6 @@ pub use registry::Registry;
 pub use require::{not_run, require_command, require_root};
 pub use rpc::{block_on, channel};
 pub use scratch::Scratch;
+pub use stack::Stack;
 pub use tree::{Entry, Kind, Tree};
 pub use wait::wait_for;

@@ -7,6 +7,9 @@ use std::path::Path;
 use super::{Options, PAUSE, Proxy, Version};
 use crate::image::architecture;
 
+/// Names of the plugins that configure the runtimes of CRI.
+const CRI_1: &str = "io.containerd.grpc.v1.cri";
+const CRI_2: &str = "io.containerd.cri.v1.runtime";
 const OVERLAYFS: &str = "overlayfs";
 
 pub(super) fn text(options: &Options, directory: &Path) -> String {
@@ -15,8 +18,8 @@ pub(super) fn text(options: &Options, directory: &Path) -> String {
         text += &self::proxy(options.version, proxy);
     }
     text += &match options.version {
-        Version::System | Version::V1_7 => cri_1(options),
-        Version::V2 => cri_2(options) + &unpack(options),
+        Version::System | Version::V1_7 => cri_1(options) + &runc(CRI_1, directory),
+        Version::V2 => cri_2(options) + &runc(CRI_2, directory) + &unpack(options),
     };
     text + &options.extra_config
 }
@@ -87,6 +90,18 @@ fn cri_2(options: &Options) -> String {
   restrict_oom_score_adj = true
 "#,
         snapshotter(options)
+    )
+}
+
+/// Keeps runc's records with everything else, instead of in a directory shared by all instances.
+fn runc(plugin: &str, directory: &Path) -> String {
+    let directory = directory.display();
+    format!(
+        r#"[plugins."{plugin}".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+  [plugins."{plugin}".containerd.runtimes.runc.options]
+    Root = "{directory}/runc"
+"#
     )
 }
 

@@ -22,6 +22,17 @@ impl Version {
     /// All versions.
     pub const ALL: [Self; 3] = [Self::System, Self::V1_7, Self::V2];
 
+    /// Returns the one that `OVERSTREAM_CONTAINERD` chooses: `system` (also if unset), `1.7` or `2.x`.
+    #[track_caller]
+    pub fn chosen() -> Self {
+        match std::env::var("OVERSTREAM_CONTAINERD").as_deref() {
+            Err(_) | Ok("" | "system") => Self::System,
+            Ok("1.7") => Self::V1_7,
+            Ok("2.x") => Self::V2,
+            Ok(other) => panic!("OVERSTREAM_CONTAINERD={other:?} is not system, 1.7 or 2.x"),
+        }
+    }
+
     /// Tells whether tests can run with it, getting its packages if needed; if not, says that a
     /// capability is missing: `root`, `containerd`, `runc`, `busybox` or `network-packages`.
     pub fn available(self) -> bool {

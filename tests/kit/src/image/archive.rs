@@ -1,10 +1,11 @@
 //! Writes an image as an OCI image layout in a tar archive.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
@@ -30,6 +31,15 @@ pub(super) fn write(image: &Image, path: &Path, name: &str) -> io::Result<()> {
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(&tar)?;
         layers.push(add_blob(&mut archive, LAYER_TYPE, &gzip.finish()?)?);
+    }
+    for gzip in &image.archives {
+        let mut tar = Vec::new();
+        GzDecoder::new(gzip.as_slice()).read_to_end(&mut tar)?;
+        diff_ids.push(digest(&tar));
+        layers.push(add_blob(&mut archive, LAYER_TYPE, gzip)?);
+    }
+    if !image.annotations.is_empty() {
+        layers.iter_mut().for_each(|layer| layer["annotations"] = json!(image.annotations));
     }
     let config = add_blob(&mut archive, CONFIG_TYPE, &bytes(&config(image, &diff_ids)))?;
     let manifest = json!({

@@ -12,6 +12,7 @@ test "$1 $2 $4" = "serve --root --socket" || exit 2
 test -z "$CRASH" || exit 3
 printf 'version = 2\nroot = "%s"\nstate = "%s.state"\n[grpc]\naddress = "%s"\n' "$3" "$3" "$5" >"$3.conf"
 printf '[ttrpc]\naddress = "%s.ttrpc"\n' "$5" >>"$3.conf"
+printf '[plugins."io.containerd.internal.v1.opt"]\npath = "%s.opt"\n' "$3" >>"$3.conf"
 exec containerd -c "$3.conf"
 "#;
 

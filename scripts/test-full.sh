@@ -1,0 +1,34 @@
+#!/bin/bash
+# The long tests, in shards of at most 40 minutes on two cores.
+#   scripts/test-full.sh            all shards
+#   scripts/test-full.sh N          shard N
+#   scripts/test-full.sh --count    how many there are
+set -eu
+cd "$(dirname "$0")/.."
+
+shards=(containerd-1.7 containerd-2.x power soak)
+
+run() { timeout 2400 cargo test --features crash-points "$@"; }
+
+with_containerd() {
+    OVERSTREAM_CONTAINERD=$1 run --test containerd --test cri --test placement --test retain --test volatile
+}
+
+shard() {
+    echo "=== shard $1: ${shards[$1]} ==="
+    case ${shards[$1]} in
+    containerd-1.7) with_containerd 1.7 ;;
+    containerd-2.x) with_containerd 2.x ;;
+    power) OVERSTREAM_FULL=1 run --test power --test crash ;;
+    soak)
+        OVERSTREAM_SOAK_SECONDS=300 run --test model --test crash
+        scripts/fuzz.sh 120
+        ;;
+    esac
+}
+
+case ${1:-} in
+--count) echo "${#shards[@]}" ;;
+"") for i in "${!shards[@]}"; do shard "$i"; done ;;
+*) shard "$1" ;;
+esac

@@ -1,0 +1,94 @@
+//! Medians, and how sure one can be of their ratio.
+
+/// Resamples per interval.
+const RESAMPLES: usize = 10_000;
+
+/// A ratio with the interval that holds it with 95 % confidence.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ratio {
+    pub(super) value: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
+}
+
+/// A small generator of random numbers (splitmix64): same seed, same sequence.
+#[derive(Clone, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).expect("below a usize")
+    }
+}
+
+/// Nearest-rank quantile; `q` of 0.5 is the median for odd counts.
+pub(super) fn quantile(values: &[f64], q: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (q * (sorted.len() as f64 - 1.0)).round();
+    sorted[rank as usize]
+}
+
+pub(super) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    let middle = sorted.len() / 2;
+    let (low, &mut upper, _) = sorted.select_nth_unstable_by(middle, f64::total_cmp);
+    let odd = values.len() % 2 == 1;
+    if odd { upper } else { (low.iter().copied().fold(f64::MIN, f64::max) + upper) / 2.0 }
+}
+
+/// Ratio of the medians of two paired series, with a percentile bootstrap over the pairs.
+pub(super) fn ratio(ours: &[f64], theirs: &[f64]) -> Ratio {
+    let count = ours.len().min(theirs.len());
+    let mut random = Random::new(42);
+    let (mut some_ours, mut some_theirs) = (vec![0.0; count], vec![0.0; count]);
+    let resample = |_| {
+        for slot in 0..count {
+            let pair = random.below(count);
+            some_ours[slot] = ours[pair];
+            some_theirs[slot] = theirs[pair];
+        }
+        median(&some_ours) / median(&some_theirs)
+    };
+    let ratios: Vec<f64> = (0..RESAMPLES).map(resample).collect();
+    Ratio {
+        value: median(ours) / median(theirs),
+        low: quantile(&ratios, 0.025),
+        high: quantile(&ratios, 0.975),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_quantiles_of_small_series() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(quantile(&hundred, 0.99), 99.0);
+    }
+
+    #[test]
+    fn the_interval_of_a_constant_ratio_is_a_point_and_noise_widens_it() {
+        let theirs: Vec<f64> = (10..60).map(f64::from).collect();
+        let half: Vec<f64> = theirs.iter().map(|value| value / 2.0).collect();
+        let exact = ratio(&half, &theirs);
+        assert_eq!((exact.low, exact.value, exact.high), (0.5, 0.5, 0.5));
+        let shuffled: Vec<f64> = theirs.iter().rev().copied().collect();
+        let noisy = ratio(&shuffled, &theirs);
+        assert!(noisy.low < 1.0 && noisy.high > 1.0, "{noisy:?}");
+    }
+}
