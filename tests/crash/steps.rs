@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -311,6 +311,17 @@ fn crash(world: &mut World, base: &Base, scenario: &Scenario, point: &str) {
     let last = world.check();
     assert!(is_done(&act, &before, &last), "repeated: {before:#?} {last:#?}");
     check_new_ids(&act, &before, &last);
+    check_owners(&base.layer, &last);
+}
+
+/// All uppers inherit the owner of the layer's root.
+fn check_owners(layer: &str, state: &State) {
+    for place in state.places.values().filter(|place| place.parent == layer) {
+        if place.kind == "active" && place.placement == "placed" {
+            let found = fs::metadata(&place.upper).unwrap();
+            assert_eq!((found.uid(), found.gid()), (1000, 1000), "{place:?}");
+        }
+    }
 }
 
 /// The same call again is done, or says that it was.
