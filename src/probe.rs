@@ -73,7 +73,8 @@ fn kernel_version() -> (u32, u32) {
 /// Tells whether kernel overlayfs takes an upper in `directory`, by mounting one there.
 ///
 /// `owner` tells one root's trials in a shared directory from another's, so that each can delete what
-/// a crash left of its own. Returns what is wrong, in words for an operator.
+/// a crash left of its own. Returns what is wrong, in words for an operator. A full file system cannot
+/// be tried and is let pass: whoever needs space will find out, whoever removes something must be able to.
 pub(crate) fn check_upper(
     directory: &Path,
     owner: &str,
@@ -87,16 +88,27 @@ pub(crate) fn check_upper(
             .map_err(|error| format!("cannot delete {}: {error}", trial.display()))
     };
     remove()?;
-    let result = try_upper(&trial, features);
+    let result = match try_upper(&trial, features) {
+        Err((error, problem)) if is_full(&error) => {
+            tracing::warn!(problem, "no space to find out whether an upper can lie there");
+            Ok(())
+        }
+        other => other.map_err(|(_, problem)| problem),
+    };
     let removed = remove();
     result.and(removed)
 }
 
-fn try_upper(trial: &Path, features: &Features) -> Result<(), String> {
-    let say =
-        |what: &str, error: io::Error| format!("cannot {what} in {}: {error}", trial.display());
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn try_upper(trial: &Path, features: &Features) -> Result<(), (io::Error, String)> {
     for name in ["l", "u", "w"] {
-        fs::create_dir_all(trial.join(name)).map_err(|error| say("create a directory", error))?;
+        fs::create_dir_all(trial.join(name)).map_err(|error| {
+            let problem = format!("cannot create a directory in {}: {error}", trial.display());
+            (error, problem)
+        })?;
     }
     crate::crash::point("probe: directories made");
     let mut options = vec![
@@ -108,11 +120,12 @@ fn try_upper(trial: &Path, features: &Features) -> Result<(), String> {
         options.push(("userxattr", PathBuf::new()));
     }
     detached_overlay(&options).map(drop).map_err(|error| {
-        format!(
+        let problem = format!(
             "kernel overlayfs refuses an upper on this file system ({}): {error}; \
              ext4, xfs with ftype=1 and btrfs work, NFS and overlay do not",
             file_system_type(trial)
-        )
+        );
+        (error.into(), problem)
     })
 }
 

@@ -24,8 +24,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_overstream");
 const DEMO: &str = "localhost/demo:1";
 /// What runc mounts or makes.
 const NOT_OF_THE_IMAGE: &[&str] = &["dev", "proc", "run", "sys", "etc/hosts", "etc/resolv.conf"];
-/// containerd waits up to 3 s before it connects again.
-const RECONNECT: Duration = Duration::from_secs(20);
+/// Enough for a process to end on a busy host.
+const END: Duration = Duration::from_secs(20);
 
 /// Runs a body with a daemon and a containerd of the chosen version, and leaves nothing behind.
 fn with_stack(change: fn(&mut Options), body: fn(&Scratch, &mut Stack)) {
@@ -121,7 +121,7 @@ fn a_container_becomes_an_image_that_runs() {
 
         containerd.ctr(&["tasks", "kill", "-s", "KILL", "c1"]).ok();
         let stopped = || containerd.ctr(&["tasks", "ls"]).text().contains("STOPPED");
-        wait_for("the container's end", RECONNECT, stopped);
+        wait_for("the container's end", END, stopped);
         containerd.ctr(&["snapshots", "commit", "by-hand", "c1"]).ok();
         containerd.ctr(&["snapshots", "prepare", "child", "by-hand"]).ok();
         let mounts = stack.explain("child");
@@ -177,11 +177,6 @@ fn an_image_is_pulled_from_a_registry() {
     });
 }
 
-fn wait_for_new_containers(stack: &Stack) {
-    let runs = || stack.containerd.run(DEMO, "new", &["true"]).status.success();
-    wait_for("a new container", RECONNECT, runs);
-}
-
 #[test]
 fn a_container_outlives_the_daemon_and_containerd() {
     with_stack(as_it_is, |_, stack| {
@@ -197,7 +192,8 @@ fn a_container_outlives_the_daemon_and_containerd() {
         stack.containerd.run(DEMO, "c2", &["true"]).fails();
         stack.daemon.start();
         write(stack, "alive");
-        wait_for_new_containers(stack);
+        stack.wait_connected();
+        stack.containerd.run(DEMO, "c3", &["true"]).ok();
 
         stack.containerd.restart();
         write(stack, "restarted");
@@ -210,7 +206,7 @@ fn a_container_outlives_the_daemon_and_containerd() {
         let upper = stack.upper("c1");
         assert!(upper.join("data/log").is_file());
         // A collection that finds the daemon away is not repeated before the next removal.
-        wait_for_new_containers(stack);
+        stack.wait_connected();
         stack.containerd.remove("c1");
         stack.collect_until("the container's directory to go", || !upper.exists());
         assert_eq!(stack.containerd.run(DEMO, "c4", &["cat", "/data/one"]).ok().text(), "ONE2");
@@ -233,6 +229,7 @@ fn two_names(options: &mut Options) {
     options.proxies.push(Proxy { name: "second".into(), socket, ..Proxy::default() });
 }
 
+/// SEMANTICS A10
 #[test]
 fn two_plugin_names_on_one_daemon_keep_apart() {
     with_stack(two_names, |_, stack| {

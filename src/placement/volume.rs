@@ -162,17 +162,25 @@ impl Home {
         layout::check_mountable(&path)?;
         let directory = make(&ours, subdirectory, 0o700, &path)?;
         let home = Self { path, directory };
-        if rustix::fs::statat(&home.directory, layout::FS, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
-            .is_err()
-        {
-            let fs = make(&home.directory, layout::FS, 0o755, &home.path)?;
-            crate::crash::point("settle: volume upper made");
+        let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        let is_new = rustix::fs::statat(&home.directory, layout::FS, nofollow).is_err();
+        let fs = make(&home.directory, layout::FS, 0o755, &home.path)?;
+        if is_new {
             let (uid, gid) =
                 (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
             rustix::fs::fchown(&fs, Some(uid), Some(gid)).at("change the owner of", &home.path)?;
         }
         make(&home.directory, layout::WORK, 0o711, &home.path)?;
         Ok(home)
+    }
+
+    /// Makes sure that `fs` and `work` are there, and are not symlinks or mounts.
+    pub(crate) fn check(&self) -> Result<()> {
+        for name in [layout::FS, layout::WORK] {
+            rustix::fs::openat2(&self.directory, name, OPEN, Mode::empty(), INSIDE)
+                .at("open", &self.path.join(name))?;
+        }
+        Ok(())
     }
 
     /// Its path.

@@ -192,12 +192,7 @@ impl Snapshotter {
         let path = layout::snapshot(self.stores.root(), layer.id).join(layout::FS);
         match fs::metadata(&path) {
             Ok(found) => Ok((found.uid(), found.gid())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::DataLoss(format!(
-                "the files of layer {:?} are not in {}; if its store's disk is mounted, remove the image and pull \
-                 it again",
-                layer.name,
-                path.display()
-            ))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(missing_layer(layer, &path)),
             Err(error) => Err(error).at("read", &path),
         }
     }
@@ -215,6 +210,23 @@ impl Snapshotter {
             )))
         })
     }
+}
+
+/// The files of a layer are not there: lost, or on a disk that is away.
+pub(super) fn missing_layer(layer: &Layer, path: &Path) -> Error {
+    if layer.store == ROOT_STORE {
+        return Error::DataLoss(format!(
+            "the files of layer {:?} are not in {}; remove the image and pull it again",
+            layer.name,
+            path.display()
+        ));
+    }
+    Error::Unavailable(format!(
+        "layer {:?} lies in store {:?}, but {} is not there; is its disk mounted?",
+        layer.name,
+        layer.store,
+        path.display()
+    ))
 }
 
 /// A place in a store of type `dir`, with nothing special about it.

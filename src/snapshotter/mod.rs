@@ -316,12 +316,7 @@ impl Snapshotter {
         let lower = |layer: &Layer| {
             let path = layout::snapshot(self.stores.root(), layer.id).join(layout::FS);
             if layer.store != ROOT_STORE && !path.is_dir() {
-                return Err(Error::Unavailable(format!(
-                    "layer {:?} lies in store {:?}, but {} is not there; is its disk mounted?",
-                    layer.name,
-                    layer.store,
-                    path.display()
-                )));
+                return Err(create::missing_layer(layer, &path));
             }
             Ok(path)
         };

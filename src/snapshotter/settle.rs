@@ -348,7 +348,7 @@ impl Snapshotter {
             .ok_or_else(|| gone("the volume mounted there is another one"))?;
         let owner = home.owner()?.ok_or_else(|| gone("the volume mounted there is another one"))?;
         if owner.root == self.stores.root_uuid() && owner.snapshot == row.id {
-            Ok(())
+            home.check()
         } else {
             Err(gone("it belongs to another snapshot now"))
         }

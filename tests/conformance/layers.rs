@@ -181,6 +181,7 @@ fn layer_of_128(number: usize, root: &Path) {
     file(root, &format!("onlyme/file-{number}"), "only me!\n", 0o777);
 }
 
+/// SEMANTICS M3
 #[test]
 fn layers_128_mount() {
     check(|suite| {

@@ -436,6 +436,7 @@ fn run(name: &str, scratch: &Arc<Scratch>, scenarios: &[&Scenario]) -> BTreeSet<
     seen
 }
 
+/// SEMANTICS D2
 #[test]
 fn nothing_answered_is_lost_whichever_step_is_the_last() {
     limit(Duration::from_secs(300), || {

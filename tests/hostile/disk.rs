@@ -49,6 +49,7 @@ fn a_link_found_at_start_is_deleted_and_not_followed() {
     });
 }
 
+/// SEMANTICS X3
 #[test]
 fn deleting_and_counting_do_not_follow_what_a_container_left() {
     attack(|bed| {

@@ -20,6 +20,7 @@ fn populate(bed: &Bed) {
 
 type Row<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], Code);
 
+/// SEMANTICS A1
 #[test]
 fn prepare_and_view_check_parent_then_key_then_labels() {
     serve(|bed| {
@@ -53,6 +54,7 @@ fn prepare_and_view_check_parent_then_key_then_labels() {
     });
 }
 
+/// SEMANTICS A3
 #[test]
 fn commit_checks_key_then_name_then_kind_then_parent() {
     serve(|bed| {
@@ -86,6 +88,7 @@ fn commit_checks_key_then_name_then_kind_then_parent() {
     });
 }
 
+/// SEMANTICS A2, A4
 #[test]
 fn the_other_calls_tell_what_is_wrong() {
     serve(|bed| {
@@ -107,6 +110,7 @@ fn the_other_calls_tell_what_is_wrong() {
     });
 }
 
+/// SEMANTICS A5
 #[test]
 fn update_takes_only_labels() {
     serve(|bed| {
@@ -133,6 +137,7 @@ fn update_takes_only_labels() {
     });
 }
 
+/// SEMANTICS F1
 #[test]
 fn bad_filters_are_the_callers_mistake() {
     serve(|bed| {

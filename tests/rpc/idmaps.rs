@@ -16,6 +16,7 @@ fn owner(path: &Path) -> (u32, u32) {
     (found.uid(), found.gid())
 }
 
+/// SEMANTICS M4
 #[test]
 fn the_mapped_root_owns_a_new_snapshot() {
     serve_as(

@@ -19,6 +19,7 @@ fn nanoseconds(time: Option<prost_types::Timestamp>) -> i64 {
     time.seconds * 1_000_000_000 + i64::from(time.nanos)
 }
 
+/// SEMANTICS A6
 #[test]
 fn labels_with_an_empty_value_are_dropped() {
     serve(|bed| {
@@ -32,6 +33,7 @@ fn labels_with_an_empty_value_are_dropped() {
     });
 }
 
+/// SEMANTICS A5
 #[test]
 fn a_mask_picks_labels() {
     const ODD: &str = "containerd.io/snapshot/a.b/c";
@@ -61,6 +63,7 @@ fn a_mask_picks_labels() {
     });
 }
 
+/// SEMANTICS A7
 #[test]
 fn only_update_and_commit_change_the_times() {
     serve(|bed| {
@@ -92,6 +95,7 @@ fn one_of_each(bed: &Bed) -> [(&'static str, u64); 4] {
     [("c", 1), ("a", 2), ("v", 3), ("v0", 4)]
 }
 
+/// SEMANTICS A12
 #[test]
 fn the_upperdir_label_is_shown_but_not_kept() {
     serve_as(

@@ -47,6 +47,7 @@ fn with_umask(scratch: &Scratch, umask: &str) -> std::path::PathBuf {
     path
 }
 
+/// SEMANTICS M6
 #[test]
 fn modes_do_not_depend_on_the_umask() {
     if !require_root() {

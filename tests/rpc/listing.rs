@@ -19,6 +19,7 @@ fn nothing_is_there(bed: &Bed) {
     assert_eq!(code(client.prepare("a", "none", &[])), NotFound);
 }
 
+/// SEMANTICS A9
 #[test]
 fn a_daemon_without_snapshots_answers_as_any_other() {
     serve(|bed| {
@@ -29,6 +30,7 @@ fn a_daemon_without_snapshots_answers_as_any_other() {
     });
 }
 
+/// SEMANTICS A8
 #[test]
 fn long_lists_come_in_batches() {
     serve(|bed| {
@@ -48,6 +50,7 @@ fn long_lists_come_in_batches() {
     });
 }
 
+/// SEMANTICS A8
 #[test]
 fn a_list_is_that_of_one_instant_and_blocks_nobody() {
     serve(|bed| {
@@ -67,6 +70,7 @@ fn a_list_is_that_of_one_instant_and_blocks_nobody() {
     });
 }
 
+/// SEMANTICS A10
 #[test]
 fn plugin_names_on_one_socket_are_kept_apart() {
     serve(|bed| {

@@ -40,6 +40,7 @@ fn writable(bed: &Bed, id: u64, ids: &[u64]) -> Vec<String> {
     ]
 }
 
+/// SEMANTICS M1
 #[test]
 fn each_kind_of_snapshot_has_its_mount() {
     serve(|bed| {
@@ -68,6 +69,7 @@ fn each_kind_of_snapshot_has_its_mount() {
     });
 }
 
+/// SEMANTICS M2
 #[test]
 fn configured_options_stand_last_on_overlay_mounts_only() {
     let config = "mount_options = [\"metacopy=off\", \"xino=off\"]\n";
@@ -91,6 +93,7 @@ fn configured_options_stand_last_on_overlay_mounts_only() {
     );
 }
 
+/// SEMANTICS M2
 #[test]
 fn a_configured_index_is_not_overridden() {
     serve_as(
@@ -104,6 +107,7 @@ fn a_configured_index_is_not_overridden() {
     );
 }
 
+/// SEMANTICS A3
 #[test]
 fn commit_may_name_the_parent() {
     serve(|bed| {

@@ -1,12 +1,14 @@
 //! Remove, Cleanup, and what stays on disk.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use overstream_testkit::wait_for;
+use overstream_testkit::{run, wait_for};
 
 use super::frame::{names, serve, serve_as};
 
+/// SEMANTICS X1
 #[test]
 fn remove_leaves_the_files_to_cleanup() {
     serve(|bed| {
@@ -24,6 +26,7 @@ fn remove_leaves_the_files_to_cleanup() {
     });
 }
 
+/// SEMANTICS X1
 #[test]
 fn remove_can_delete_at_once() {
     serve_as(
@@ -103,5 +106,28 @@ fn numbers_are_not_used_again_after_a_restart() {
         bed.daemon.restart();
         bed.prepare("c", "");
         assert!(bed.fs(3).is_dir());
+    });
+}
+
+/// SEMANTICS X2
+#[test]
+fn what_cannot_be_deleted_is_tried_again() {
+    serve(|bed| {
+        for key in ["stuck", "free"] {
+            bed.prepare(key, "");
+        }
+        let stuck = bed.fs(1).join("file");
+        fs::write(&stuck, "x").unwrap();
+        let attribute = |change: &str| run(Command::new("chattr").arg(change).arg(&stuck)).ok();
+        attribute("+i");
+        for key in ["stuck", "free"] {
+            bed.client.remove(key).unwrap();
+        }
+        bed.client.cleanup().unwrap();
+        assert_eq!(names(&bed.daemon.root().join("snapshots")), ["1"]);
+        assert!(bed.daemon.log().contains("cannot delete, kept for later"));
+        attribute("-i");
+        bed.client.cleanup().unwrap();
+        assert!(names(&bed.daemon.root().join("snapshots")).is_empty());
     });
 }

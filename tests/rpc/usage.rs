@@ -24,6 +24,7 @@ fn an_empty_snapshot_takes_one_inode() {
     });
 }
 
+/// SEMANTICS U1
 #[test]
 fn a_file_with_several_names_counts_once() {
     serve(|bed| {
@@ -50,6 +51,7 @@ fn a_hole_takes_no_space() {
     });
 }
 
+/// SEMANTICS U1
 #[test]
 fn parents_and_workdirs_do_not_count_and_views_take_nothing() {
     serve(|bed| {
@@ -67,6 +69,7 @@ fn parents_and_workdirs_do_not_count_and_views_take_nothing() {
     });
 }
 
+/// SEMANTICS U1
 #[test]
 fn a_committed_snapshot_keeps_what_commit_found() {
     serve(|bed| {
@@ -98,6 +101,7 @@ fn churn(below: &Path, stop: &AtomicBool) {
     }
 }
 
+/// SEMANTICS U2
 #[test]
 fn files_that_vanish_during_the_walk_are_skipped() {
     serve(|bed| {

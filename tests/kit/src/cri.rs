@@ -32,6 +32,7 @@ pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     cgroup_parent: String,
+    attempts: u32,
 }
 
 /// A running pod.
@@ -73,7 +74,7 @@ impl Cri {
         let channel = rpc::channel(socket).await;
         let runtime = RuntimeServiceClient::new(channel.clone());
         let cgroup_parent = cgroup_parent.to_owned();
-        Self { runtime, images: ImageServiceClient::new(channel), cgroup_parent }
+        Self { runtime, images: ImageServiceClient::new(channel), cgroup_parent, attempts: 0 }
     }
 
     /// Runs a pod in the host's network with the labels kubelet sets, and more.
@@ -111,7 +112,8 @@ impl Cri {
         Pod { id: answer.expect("run a pod").into_inner().pod_sandbox_id, config }
     }
 
-    /// Creates a container in a pod with the labels kubelet sets, and more; returns its id.
+    /// Creates a container in a pod with the labels kubelet sets, and more; returns its id. Several
+    /// may have the same name: each is a further attempt.
     pub async fn create_container(
         &mut self,
         pod: &Pod,
@@ -128,8 +130,10 @@ impl Cri {
             privileged: false,
             namespace_options: Some(namespaces()),
         });
+        self.attempts += 1;
+        let attempt = self.attempts;
         let config = ContainerConfig {
-            metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            metadata: Some(ContainerMetadata { name: name.to_owned(), attempt }),
             image: Some(image_spec(image)),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             labels: all,

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Containerd, Daemon, Options, Output, Proxy, Scratch, Version, run, wait_for};
+use crate::proto::types::Mount;
+use crate::{Client, Containerd, Daemon, Options, Output, Proxy, Scratch, Version, run, wait_for};
 
 /// Collecting takes well under a second; this leaves room for a busy host.
 const COLLECT: Duration = Duration::from_secs(30);
+/// containerd waits up to 3 s before it connects again.
+const RECONNECT: Duration = Duration::from_secs(20);
 
 /// A daemon, and a containerd that uses it for everything under the plugin name [`Stack::PLUGIN`].
 #[derive(Debug)]
@@ -73,6 +76,26 @@ impl Stack {
         assert!(status.success(), "stopped with {status}: {}", self.daemon.describe());
     }
 
+    /// Stops and starts the daemon, and waits until containerd has found it again.
+    #[track_caller]
+    pub fn restart_daemon(&mut self) {
+        self.daemon.restart();
+        self.wait_connected();
+    }
+
+    /// Waits until containerd reaches the daemon, which it tries after up to 3 s.
+    #[track_caller]
+    pub fn wait_connected(&self) {
+        // Listing asks the daemon about each snapshot.
+        let reached = |namespace: &str| {
+            let output = run(&mut self.containerd.ctr_command(namespace, &["snapshots", "ls"]));
+            output.status.success()
+        };
+        wait_for("containerd to reach the daemon", RECONNECT, || {
+            ["default", "k8s.io"].into_iter().all(reached)
+        });
+    }
+
     /// Runs the daemon's command line against it.
     #[track_caller]
     pub fn overstream(&self, arguments: &[&str]) -> Output {
@@ -91,6 +114,18 @@ impl Stack {
     #[track_caller]
     pub fn explain(&self, key: &str) -> Value {
         self.ask(&["mounts", key])
+    }
+
+    /// Returns a client of the daemon's snapshots service.
+    pub fn client(&self) -> Client {
+        Client::new(self.daemon.socket(), Self::PLUGIN)
+    }
+
+    /// Returns the mounts of a container's snapshot.
+    #[track_caller]
+    pub fn mounts(&self, key: &str) -> Vec<Mount> {
+        let key = text(&self.explain(key)["snapshot"]["key"]);
+        self.client().mounts(&key).expect("ask for mounts")
     }
 
     /// Returns the directory that holds what a container wrote.

@@ -1,0 +1,233 @@
+//! Volumes by labels that tell the container's identity: what goes wrong on a volume.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use overstream_testkit::proto::types::Mount;
+use overstream_testkit::{
+    Client, Daemon, FsKind, LoopFs, Scratch, limit, mount, require_root, run,
+};
+use tonic::{Code, Status};
+
+use super::pods::{config, volume};
+use super::{BINARY, add_layer, client, layer, restart, writable};
+
+const POD: &str = "containerd.io/snapshot/overstream.pod-uid";
+const CONTAINER: &str = "containerd.io/snapshot/overstream.container-name";
+const TRUSTED: &str = "[labels]\nallow = [\"identity\"]";
+
+/// Runs a body with a pod's volume and a daemon that believes identity labels.
+fn with_volume(body: fn(&Scratch, &LoopFs, Daemon)) {
+    limit(Duration::from_secs(120), move || {
+        if !require_root() || !FsKind::Ext4.available() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let volume = volume(&scratch, "uid-1");
+        let mut daemon = Daemon::new(&scratch, BINARY).with_config(&config(&scratch, TRUSTED));
+        daemon.start();
+        add_layer(&client(&daemon), 1, "");
+        body(&scratch, &volume, daemon);
+    });
+}
+
+/// Prepares the snapshot of a container of the pod `uid-1`.
+fn prepare(client: &Client, key: &str, container: &str) -> Result<Vec<Mount>, Status> {
+    let labels = [(POD, "uid-1"), (CONTAINER, container)];
+    client.prepare(&format!("k8s.io/7/{key}"), &layer(1), &labels)
+}
+
+/// Prepares a container's snapshot, which must fail and leave none.
+#[track_caller]
+fn refused(client: &Client, container: &str, code: Code, words: &str) {
+    let status = prepare(client, "refused", container).unwrap_err();
+    assert_eq!(status.code(), code, "{status}");
+    assert!(status.message().contains(words), "{words:?} is not in: {status}");
+    assert_eq!(client.stat("k8s.io/7/refused").unwrap_err().code(), Code::NotFound);
+}
+
+#[track_caller]
+fn no_mounts(client: &Client, key: &str, code: Code, words: &str) {
+    let status = client.mounts(&format!("k8s.io/7/{key}")).unwrap_err();
+    assert_eq!(status.code(), code, "{status}");
+    assert!(status.message().contains(words), "{words:?} is not in: {status}");
+}
+
+/// SEMANTICS P10.
+#[test]
+fn mounts_need_the_volume_the_upper_lies_on() {
+    with_volume(|_, volume, mut daemon| {
+        let mut client = client(&daemon);
+        let before = prepare(&client, "c1", "app").unwrap();
+        assert_eq!(writable(&before), volume.join("overstream/app/fs"));
+        fs::write(writable(&before).join("kept"), "kept").unwrap();
+        volume.unmount();
+        no_mounts(&client, "c1", Code::Unavailable, "its volume is not mounted");
+        refused(&client, "other", Code::FailedPrecondition, "no mount of this host matches");
+        client = restart(&mut daemon, client);
+        no_mounts(&client, "c1", Code::Unavailable, "its volume is not mounted");
+        assert_eq!(volume.path().read_dir().unwrap().count(), 0, "written below the mount point");
+
+        let mut command = std::process::Command::new("mount");
+        run(command.args(["-t", "tmpfs", "tmpfs"]).arg(volume.path())).ok();
+        no_mounts(&client, "c1", Code::Unavailable, "is another one");
+        assert_eq!(volume.path().read_dir().unwrap().count(), 0);
+        volume.remount();
+        assert_eq!(client.mounts("k8s.io/7/c1").unwrap(), before);
+        assert_eq!(fs::read(writable(&before).join("kept")).unwrap(), b"kept");
+    });
+}
+
+/// SEMANTICS P6.
+#[test]
+fn a_choice_between_volumes_is_never_made() {
+    with_volume(|scratch, first, daemon| {
+        let client = client(&daemon);
+        let second = LoopFs::new(scratch, "pods/uid-1/volumes/second", FsKind::Ext4, 16);
+        refused(&client, "app", Code::FailedPrecondition, "several mounts match");
+        for volume in [first, &second] {
+            assert!(!volume.join("overstream").exists());
+        }
+        second.unmount();
+        assert!(writable(&prepare(&client, "c1", "app").unwrap()).starts_with(first.path()));
+    });
+}
+
+/// SEMANTICS P6.
+#[test]
+fn nothing_planted_on_a_volume_leads_elsewhere() {
+    with_volume(|scratch, volume, daemon| {
+        let client = client(&daemon);
+        let target = scratch.dir("target");
+        let plant = |name: &str| symlink(&target, volume.join(name)).unwrap();
+        let is_refused = || {
+            let status = prepare(&client, "refused", "app").unwrap_err();
+            assert_ne!(status.code(), Code::Unknown, "{status}");
+            assert_eq!(client.stat("k8s.io/7/refused").unwrap_err().code(), Code::NotFound);
+            assert_eq!(target.read_dir().unwrap().count(), 0, "written through a symlink");
+        };
+        plant("overstream");
+        is_refused();
+        fs::remove_file(volume.join("overstream")).unwrap();
+        fs::create_dir(volume.join("overstream")).unwrap();
+        plant("overstream/app");
+        is_refused();
+        fs::remove_file(volume.join("overstream/app")).unwrap();
+        fs::create_dir(volume.join("overstream/app")).unwrap();
+        for name in ["fs", "work", "overstream.json", "overstream.json.new"] {
+            let path = format!("overstream/app/{name}");
+            plant(&path);
+            is_refused();
+            fs::remove_file(volume.join(path)).unwrap();
+        }
+        let mounts = prepare(&client, "c1", "app").unwrap();
+        mount(&mounts, scratch.join("mounted")).unmount();
+        // The volume may be mounted into some container as well, whose root can write to all of it.
+        fs::rename(volume.join("overstream/app/fs"), volume.join("aside")).unwrap();
+        plant("overstream/app/fs");
+        client.mounts("k8s.io/7/c1").unwrap_err();
+    });
+}
+
+/// SEMANTICS P6.
+#[test]
+fn names_that_are_no_directory_are_refused() {
+    with_volume(|_, volume, daemon| {
+        let client = client(&daemon);
+        for name in ["..", ".", "a/b", "../../etc", ".hidden", "a b", "ä", &"x".repeat(129)] {
+            refused(&client, name, Code::InvalidArgument, "cannot name a directory");
+        }
+        refused(&client, "", Code::FailedPrecondition, "container.name");
+        let top: Vec<_> = volume.path().read_dir().unwrap().map(|e| e.unwrap().path()).collect();
+        let ours = |path: &&std::path::PathBuf| !path.ends_with("lost+found");
+        let made = top.iter().filter(ours).flat_map(|path| path.read_dir().unwrap()).count();
+        assert_eq!(made, 0, "{top:?}");
+    });
+}
+
+/// SEMANTICS P9, P10.
+#[test]
+fn an_upper_changes_hands_only_when_nothing_uses_it() {
+    with_volume(|scratch, volume, daemon| {
+        let client = client(&daemon);
+        let first = prepare(&client, "c1", "app").unwrap();
+        // Handed out, and perhaps about to be mounted.
+        refused(&client, "app", Code::Unavailable, "just given to another container");
+        let mounted = mount(&first, scratch.join("mounted"));
+        refused(&client, "app", Code::FailedPrecondition, "still has it mounted");
+        fs::write(mounted.join("kept"), "kept").unwrap();
+        mounted.unmount();
+        let second = prepare(&client, "c2", "app").unwrap();
+        assert_eq!(writable(&second), writable(&first));
+        no_mounts(&client, "c1", Code::FailedPrecondition, "taken over by a newer container");
+        client.remove("k8s.io/7/c1").unwrap();
+        client.cleanup().unwrap();
+        let mounted = mount(&client.mounts("k8s.io/7/c2").unwrap(), scratch.join("mounted"));
+        assert_eq!(fs::read(mounted.join("kept")).unwrap(), b"kept");
+        mounted.unmount();
+        client.remove("k8s.io/7/c2").unwrap();
+        client.cleanup().unwrap();
+        assert!(volume.join("overstream/app/fs/kept").is_file(), "retained by default");
+
+        add_layer(&client, 2, &layer(1));
+        let labels = [(POD, "uid-1"), (CONTAINER, "app")];
+        let status = client.prepare("k8s.io/7/c3", &layer(2), &labels).unwrap_err();
+        assert!(status.message().contains("it belongs on layer"), "{status}");
+        let third = prepare(&client, "c4", "app").unwrap();
+        assert_eq!(fs::read(writable(&third).join("kept")).unwrap(), b"kept");
+    });
+}
+
+/// SEMANTICS P9.
+#[test]
+fn files_that_nobody_claims_are_left_alone() {
+    with_volume(|_, volume, daemon| {
+        let client = client(&daemon);
+        let upper = volume.join("overstream/app/fs");
+        fs::create_dir_all(&upper).unwrap();
+        fs::write(upper.join("somebody's"), "data").unwrap();
+        refused(&client, "app", Code::FailedPrecondition, "nothing says whose they are");
+        let marker = volume.join("overstream/app/overstream.json");
+        fs::write(&marker, "{ damaged").unwrap();
+        refused(&client, "app", Code::DataLoss, "is damaged");
+        fs::write(&marker, r#"{"format":9,"root":"","snapshot":1,"chain":[],"userxattr":false}"#)
+            .unwrap();
+        refused(&client, "app", Code::FailedPrecondition, "has format 9");
+        assert_eq!(fs::read(upper.join("somebody's")).unwrap(), b"data");
+    });
+}
+
+fn entries(directory: &Path) -> usize {
+    directory.read_dir().unwrap().count()
+}
+
+/// SEMANTICS P5, D6.
+#[test]
+fn a_volume_that_cannot_be_written_is_reported() {
+    with_volume(|scratch, volume, daemon| {
+        let client = client(&daemon);
+        volume.remount_readonly();
+        assert_ne!(prepare(&client, "refused", "app").unwrap_err().code(), Code::Internal);
+        volume.remount_writable();
+        volume.fill();
+        refused(&client, "app", Code::ResourceExhausted, "No space left");
+        volume.drain();
+        assert_eq!(entries(&daemon.root().join("snapshots")), 1);
+        let mounts = prepare(&client, "c1", "app").unwrap();
+        mount(&mounts, scratch.join("mounted")).unmount();
+    });
+}
+
+/// SEMANTICS P3.
+#[test]
+fn identity_labels_need_permission() {
+    with_volume(|scratch, volume, mut daemon| {
+        daemon.set_config(&config(scratch, ""));
+        daemon.restart();
+        let client = client(&daemon);
+        refused(&client, "app", Code::InvalidArgument, "does not allow this label");
+        assert!(!volume.join("overstream").exists());
+    });
+}
