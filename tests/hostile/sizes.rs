@@ -53,7 +53,7 @@ fn ten_thousand_labels_are_kept() {
     });
 }
 
-/// containerd takes 16 MiB in one message; what it could not take would end its garbage collection.
+/// SEMANTICS A8: containerd takes 16 MiB in one message; what it could not take would end its garbage collection.
 #[test]
 fn long_labels_do_not_make_list_unreadable() {
     attack(|bed| {

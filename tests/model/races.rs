@@ -4,6 +4,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
+use overstream_testkit::proto::snapshots::PrepareSnapshotRequest;
 use overstream_testkit::{Client, limit, require_root};
 use tonic::Code::{self, AlreadyExists, FailedPrecondition, NotFound, Ok};
 use tonic::Status;
@@ -193,4 +194,37 @@ fn labels_are_never_mixed() {
             assert_eq!(labels["a"], labels["b"]);
         },
     );
+}
+
+#[test]
+fn hundreds_of_calls_at_once_are_all_answered() {
+    const CALLS: usize = 400;
+    if !require_root() {
+        return;
+    }
+    limit(Duration::from_secs(60), || {
+        let bed = Bed::new();
+        let client = bed.daemon.client(NAME);
+        let request = |number: usize| PrepareSnapshotRequest {
+            snapshotter: NAME.to_owned(),
+            key: format!("key-{}", number / 2),
+            ..Default::default()
+        };
+        let codes: Vec<Code> = client.block_on(async {
+            let call = |number| {
+                let mut raw = client.raw();
+                tokio::spawn(async move { raw.prepare(request(number)).await })
+            };
+            let calls: Vec<_> = (0..CALLS).map(call).collect();
+            let mut codes = Vec::new();
+            for call in calls {
+                codes.push(call.await.unwrap().err().map_or(Ok, |status| status.code()));
+            }
+            codes
+        });
+        for pair in codes.chunks(2) {
+            assert!(matches!(pair, [Ok, AlreadyExists] | [AlreadyExists, Ok]), "{pair:?}");
+        }
+        bed.is_consistent();
+    });
 }

@@ -70,6 +70,20 @@ fn a_list_is_that_of_one_instant_and_blocks_nobody() {
     });
 }
 
+/// SEMANTICS A8
+#[test]
+fn names_are_listed_in_byte_order() {
+    serve(|bed| {
+        let mut names = ["b", "a/2", "a", "B", "\u{e9}", "a\0", "\u{1f980}", "a/10", "a b", "~"];
+        for name in names {
+            bed.view(name, "");
+        }
+        names.sort_unstable();
+        let listed = bed.client.list(&[]).unwrap();
+        assert_eq!(listed.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), names);
+    });
+}
+
 /// SEMANTICS A10
 #[test]
 fn plugin_names_on_one_socket_are_kept_apart() {
