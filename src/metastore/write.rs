@@ -195,6 +195,11 @@ impl Metastore {
         self.read(|tx| committable(tx, snapshotter, key, name, parent))
     }
 
+    /// Refuses a directory on a volume that holds a committed layer, as settling there would.
+    pub(crate) fn check_no_layer(&self, directory: &str) -> Result<()> {
+        self.read(|tx| refuse_layer(tx, directory))
+    }
+
     /// Forgets a snapshot, provided that it is still the one numbered `id`.
     pub(crate) fn remove(&self, row: &Row, removal: &Removal<'_>) -> Result<()> {
         self.write(|tx| {

@@ -215,6 +215,7 @@ impl Snapshotter {
         let home = Home::create(&found.mount, &found.subdirectory, self.owner_for(&row, chain)?)?;
         crate::crash::point("settle: volume directory made");
         let identity = self.chain_identity(chain);
+        self.meta.check_no_layer(&home.path().display().to_string())?;
         self.check_take_over(&row, &home, &identity)?;
         home.set_owner(&Owner::new(
             self.stores.root_uuid(),

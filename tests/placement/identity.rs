@@ -182,6 +182,91 @@ fn an_upper_changes_hands_only_when_nothing_uses_it() {
 
 /// SEMANTICS P9.
 #[test]
+fn looking_at_a_live_container_does_not_keep_its_successor_waiting() {
+    with_volume(|scratch, _, daemon| {
+        let client = client(&daemon);
+        let mounted = mount(&prepare(&client, "c1", "app").unwrap(), scratch.join("mounted"));
+        // As a diff of the running container does.
+        client.mounts("k8s.io/7/c1").unwrap();
+        mounted.unmount();
+        prepare(&client, "c2", "app").unwrap();
+    });
+}
+
+/// SEMANTICS P6.
+#[test]
+fn a_directory_bound_to_the_place_of_a_volume_is_one() {
+    with_volume(|scratch, _, daemon| {
+        let client = client(&daemon);
+        let [disk, target] = ["local-disk", "pods/uid-2/volumes/rootfs"].map(|n| scratch.dir(n));
+        run(std::process::Command::new("mount").arg("--bind").arg(&disk).arg(&target)).ok();
+        let labels = [(POD, "uid-2"), (CONTAINER, "app")];
+        let mounts = client.prepare("k8s.io/7/c1", &layer(1), &labels).unwrap();
+        assert_eq!(writable(&mounts), target.join("overstream/app/fs"));
+        let mounted = mount(&mounts, scratch.join("mounted"));
+        fs::write(mounted.join("new"), "new").unwrap();
+        mounted.unmount();
+        assert!(disk.join("overstream/app/fs/new").is_file());
+    });
+}
+
+/// SEMANTICS P8.
+#[test]
+fn a_snapshot_whose_container_is_unknown_has_no_upper() {
+    with_volume(|scratch, volume, daemon| {
+        let client = client(&daemon);
+        let provisional = client.prepare("k8s.io/7/c1", &layer(1), &[]).unwrap();
+        let mounted = mount(&provisional, scratch.join("mounted"));
+        assert_eq!(fs::read(mounted.join("1")).unwrap(), b"layer");
+        let error = fs::write(mounted.join("new"), "new").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        mounted.unmount();
+        no_mounts(&client, "c1", Code::Unavailable, "cannot ask containerd");
+        assert_eq!(client.usage("k8s.io/7/c1").unwrap(), (0, 0));
+        let orphan = client.prepare("k8s.io/7/orphan", "", &[]).unwrap_err();
+        assert_eq!(orphan.code(), Code::FailedPrecondition, "{orphan}");
+
+        client.prepare("k8s.io/7/c2", &layer(1), &[]).unwrap();
+        client.remove("k8s.io/7/c2").unwrap();
+        client.commit("k8s.io/8/committed", "k8s.io/7/c1", &[]).unwrap();
+        let child = client.prepare("default/9/child", "k8s.io/8/committed", &[]).unwrap();
+        mount(&child, scratch.join("mounted")).unmount();
+        client.cleanup().unwrap();
+        assert_eq!(entries(&daemon.root().join("snapshots")), 3);
+        assert!(!volume.join("overstream").exists());
+    });
+}
+
+/// SEMANTICS M5, P9.
+#[test]
+fn a_layer_on_a_volume_is_nobodys_upper_any_more() {
+    with_volume(|scratch, volume, daemon| {
+        let client = client(&daemon);
+        let mounts = prepare(&client, "c1", "app").unwrap();
+        fs::write(writable(&mounts).join("new"), "new").unwrap();
+        mount(&mounts, scratch.join("mounted")).unmount();
+        client.commit("k8s.io/8/committed", "k8s.io/7/c1", &[]).unwrap();
+        refused(&client, "app", Code::FailedPrecondition, "holds the committed layer");
+        let child = || client.prepare("default/9/child", "k8s.io/8/committed", &[]);
+        let mounted = mount(&child().unwrap(), scratch.join("mounted"));
+        assert_eq!(fs::read(mounted.join("new")).unwrap(), b"new");
+        mounted.unmount();
+        client.remove("default/9/child").unwrap();
+        volume.unmount();
+        assert_eq!(child().unwrap_err().code(), Code::Unavailable);
+        volume.remount();
+        child().unwrap();
+        client.remove("default/9/child").unwrap();
+        client.remove("k8s.io/8/committed").unwrap();
+        client.cleanup().unwrap();
+        assert!(!volume.join("overstream/app").exists());
+        assert_eq!(entries(&daemon.root().join("snapshots")), 1);
+        prepare(&client, "c2", "app").unwrap();
+    });
+}
+
+/// SEMANTICS P9.
+#[test]
 fn files_that_nobody_claims_are_left_alone() {
     with_volume(|_, volume, daemon| {
         let client = client(&daemon);

@@ -228,19 +228,50 @@ fn the_next_rule_decides_where_that_is_allowed() {
 
 /// SEMANTICS P8.
 #[test]
-fn an_image_with_a_named_user_runs_on_a_volume() {
+fn an_image_that_cri_reads_before_it_knows_the_container_runs() {
     with_pods("", |scratch, stack| {
         let volume = volume(scratch, "uid-1");
-        stack.containerd.import("k8s.io", &image::demo().user("demo"), "localhost/user:1");
+        // For the user's number, and for what the volume starts with.
+        let image = image::demo().user("demo").volume("/opaque");
+        stack.containerd.import("k8s.io", &image, "localhost/user:1");
         block_on(async {
             let mut cri = stack.containerd.cri().await;
             let pod = run_pod(&mut cri, "uid-1").await;
             let image = "localhost/user:1";
             let container = cri.create_container(&pod, "app", image, &SLEEP, &[], &[]).await;
             cri.start(&container).await;
-            assert_eq!(shell(&mut cri, &container, "id -un; echo 1 >/tmp/new").await, "demo");
+            let script = "id -un; cat /opaque/up; echo 1 >/tmp/new";
+            assert_eq!(shell(&mut cri, &container, script).await, "demo\nup");
             assert_eq!(place(stack, &container), on_volume(&volume, "app"));
             assert!(volume.join("overstream/app/fs/tmp/new").is_file());
+        });
+    });
+}
+
+/// SEMANTICS P6, P8.
+#[test]
+fn the_daemon_may_die_under_pods() {
+    with_pods("retain = false", |scratch, stack| {
+        let volume = volume(scratch, "uid-1");
+        block_on(async {
+            let mut cri = stack.containerd.cri().await;
+            let pod = run_pod(&mut cri, "uid-1").await;
+            let running = start(&mut cri, &pod, "running").await;
+            let created = create(&mut cri, &pod, "created").await;
+            stack.daemon.kill();
+            shell(&mut cri, &running, "echo 1 >/data/new").await;
+            stack.daemon.start();
+            stack.wait_connected();
+            cri.start(&created).await;
+            assert_eq!(shell(&mut cri, &created, "cat /data/one").await, "ONE2");
+            assert_eq!(place(stack, &running), on_volume(&volume, "running"));
+            assert_eq!(place(stack, &created), on_volume(&volume, "created"));
+            cri.stop_pod(&pod).await;
+            cri.remove_pod(&pod).await;
+        });
+        // This rule keeps nothing.
+        stack.collect_until("the pod's uppers to go", || {
+            volume.join("overstream").read_dir().unwrap().count() == 0
         });
     });
 }

@@ -23,6 +23,7 @@ pub struct Image {
     environment: Vec<String>,
     command: Vec<String>,
     user: String,
+    volumes: Vec<String>,
 }
 
 impl Image {
@@ -65,6 +66,12 @@ impl Image {
     /// Sets the user, `UID` or `UID:GID`, its containers run as.
     pub fn user(mut self, user: &str) -> Self {
         user.clone_into(&mut self.user);
+        self
+    }
+
+    /// Declares a directory for which containers get a volume of their own, as `VOLUME` does.
+    pub fn volume(mut self, path: &str) -> Self {
+        self.volumes.push(path.to_owned());
         self
     }
 

@@ -1,5 +1,6 @@
 //! Writes an image as an OCI image layout in a tar archive.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -60,10 +61,16 @@ pub(super) fn write(image: &Image, path: &Path, name: &str) -> io::Result<()> {
 }
 
 fn config(image: &Image, diff_ids: &[String]) -> Value {
+    let volumes: BTreeMap<_, _> = image.volumes.iter().map(|path| (path, json!({}))).collect();
     json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": { "Env": image.environment, "Cmd": image.command, "User": image.user },
+        "config": {
+            "Env": image.environment,
+            "Cmd": image.command,
+            "User": image.user,
+            "Volumes": volumes,
+        },
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     })
 }
