@@ -3,7 +3,8 @@
 use tonic::{Request, Response, Status};
 
 use crate::grpc::call::Server;
-use crate::grpc::{Batches, batches, convert};
+use crate::grpc::convert;
+use crate::grpc::stream::{Batches, stream};
 use crate::metastore::{Place, Row};
 use crate::proto::control as wire;
 use crate::proto::control::control_server::Control;
@@ -18,9 +19,14 @@ impl Control for Server {
     async fn list(&self, request: Request<wire::ListRequest>) -> Answer<Self::ListStream> {
         let wire::ListRequest { filters } = request.into_inner();
         let call = self.call("control.List", "", "", "");
-        let found = call.run(move |snapshots| snapshots.list_places(&filters)).await?;
-        let batch = |snapshots: Vec<_>| wire::ListResponse { snapshots };
-        Ok(Response::new(batches(found, |(row, upper)| snapshot(row, upper), batch)))
+        stream(
+            call,
+            |snapshots| wire::ListResponse { snapshots },
+            move |snapshots, outbox| {
+                snapshots.list_places(&filters, |row, upper| outbox.push(snapshot(row, upper)))
+            },
+        )
+        .await
     }
 
     async fn explain(

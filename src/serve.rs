@@ -64,6 +64,7 @@ pub(crate) enum ServeError {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
     set_up_log(&config.log)?;
+    share_one_heap();
     // Modes are given exactly where things are made; none lets a group or others write.
     rustix::process::umask(Mode::from(0o022));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -77,6 +78,17 @@ pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
     runtime.shutdown_timeout(config.shutdown_grace);
     background.stop(&snapshots);
     result.inspect(|()| tracing::info!("stopped"))
+}
+
+/// Has all threads share one heap: by default glibc gives each blocking thread its own, and what one
+/// of them frees is of no use to the others.
+#[allow(unsafe_code, reason = "glibc's one way to limit its heaps, besides the environment")]
+fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt sets a number inside the allocator; there is only one thread yet.
+    if unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } == 0 {
+        tracing::warn!("cannot limit the number of heaps; expect to use more memory");
+    }
 }
 
 /// Threads that work for nobody in particular.

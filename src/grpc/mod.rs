@@ -3,20 +3,18 @@
 pub(crate) mod call;
 pub(crate) mod convert;
 mod status;
+pub(crate) mod stream;
 
 use std::sync::Arc;
 
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use self::call::{Server, namespace_of};
+use self::stream::{Batches, stream};
 use crate::proto::snapshots as wire;
 use crate::proto::snapshots::snapshots_server::Snapshots;
 use crate::snapshot::Labels;
 use crate::snapshotter::{LabelMask, New, Snapshotter};
-
-/// Infos in one message of List; ten thousand take a hundred messages.
-const BATCH: usize = 100;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -121,9 +119,11 @@ impl Snapshots for Server {
         let namespace = namespace_of(&request);
         let wire::ListSnapshotsRequest { snapshotter, filters } = request.into_inner();
         let call = self.call("List", &snapshotter, "", &namespace);
-        let infos = call.run(move |snapshots| snapshots.list(&snapshotter, &filters)).await?;
-        let batch = |infos: Vec<_>| wire::ListSnapshotsResponse { info: infos };
-        Ok(Response::new(batches(infos, convert::info, batch)))
+        let batch = |infos| wire::ListSnapshotsResponse { info: infos };
+        stream(call, batch, move |snapshots, outbox| {
+            snapshots.list(&snapshotter, &filters, |info| outbox.push(convert::info(info)))
+        })
+        .await
     }
 
     async fn usage(&self, request: Request<wire::UsageRequest>) -> Answer<wire::UsageResponse> {
@@ -158,27 +158,6 @@ fn new<'a>(
     namespace: &'a str,
 ) -> New<'a> {
     New { snapshotter, key, parent, labels, namespace }
-}
-
-/// A stream of messages that are made as they are sent.
-pub(crate) type Batches<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// Sends `items` in messages of `BATCH`; no message where there are none.
-pub(crate) fn batches<I, W, T>(
-    items: Vec<I>,
-    wire: fn(I) -> W,
-    batch: fn(Vec<W>) -> T,
-) -> Batches<T>
-where
-    I: Send + 'static,
-    W: 'static,
-    T: 'static,
-{
-    let mut items = items.into_iter().peekable();
-    Box::pin(tokio_stream::iter(std::iter::from_fn(move || {
-        items.peek()?;
-        Some(Ok(batch(items.by_ref().take(BATCH).map(wire).collect())))
-    })))
 }
 
 /// The service over a snapshotter.

@@ -85,7 +85,8 @@ impl Metastore {
 
     /// Hands every snapshot of one plugin name, or of all, to `each`, in byte order of the keys.
     ///
-    /// The rows are those of one instant. `each` must be quick: a reading connection is held.
+    /// The rows are those of one instant. `each` may wait, but not for long: a reading connection is
+    /// held, and meanwhile the write-ahead log cannot start over.
     pub(crate) fn for_each(
         &self,
         snapshotter: Option<&str>,

@@ -76,18 +76,20 @@ pub(crate) struct RetainedUpper {
 
 impl Snapshotter {
     /// Lists snapshots of all plugin names with their places and uppers.
-    pub(crate) fn list_places(&self, filters: &[String]) -> Result<Vec<(Row, String)>> {
+    pub(crate) fn list_places(
+        &self,
+        filters: &[String],
+        mut each: impl FnMut(Row, String) -> Result<()>,
+    ) -> Result<()> {
         let filter =
             Filter::parse(filters).map_err(|error| Error::InvalidArgument(error.to_string()))?;
-        let mut found = Vec::new();
         self.meta.for_each(None, |row| {
-            if filter.matches(&SnapshotFields::of(&row.info)) {
-                let upper = self.upper_of(&row);
-                found.push((row, upper));
+            if !filter.matches(&SnapshotFields::of(&row.info)) {
+                return Ok(());
             }
-            Ok(())
-        })?;
-        Ok(found)
+            let upper = self.upper_of(&row);
+            each(row, upper)
+        })
     }
 
     /// Explains the snapshot whose key is `key`, or ends in it where that is unambiguous.

@@ -258,17 +258,21 @@ impl Snapshotter {
     }
 
     /// Hands out the snapshots that match any filter, or all without one, as of one instant.
-    pub(crate) fn list(&self, snapshotter: &str, filters: &[String]) -> Result<Vec<Info>> {
+    pub(crate) fn list(
+        &self,
+        snapshotter: &str,
+        filters: &[String],
+        mut each: impl FnMut(Info) -> Result<()>,
+    ) -> Result<()> {
         let filter =
             Filter::parse(filters).map_err(|error| Error::InvalidArgument(error.to_string()))?;
-        let mut found = Vec::new();
         self.meta.for_each(Some(snapshotter), |row| {
             if filter.matches(&SnapshotFields::of(&row.info)) {
-                found.push(self.shown(row));
+                each(self.shown(row))
+            } else {
+                Ok(())
             }
-            Ok(())
-        })?;
-        Ok(found)
+        })
     }
 
     /// What its owner sees of a snapshot.
