@@ -17,6 +17,7 @@ use tonic::transport::Server;
 
 use crate::config::{Config, LogConfig, LogFormat};
 use crate::grpc;
+use crate::heap;
 use crate::metrics::{self, Metrics};
 use crate::proto::control::control_server::ControlServer;
 use crate::proto::snapshots::snapshots_server::SnapshotsServer;
@@ -68,6 +69,7 @@ pub(crate) enum ServeError {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
     set_up_log(&config.log)?;
+    heap::share();
     // Modes are given exactly where things are made; none lets a group or others write.
     rustix::process::umask(Mode::from(0o022));
     let runtime = tokio::runtime::Builder::new_multi_thread()
