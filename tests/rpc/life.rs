@@ -116,6 +116,7 @@ fn sigterm_lets_a_list_that_is_read_slowly_finish() {
         bed.daemon.signal(Signal::SIGTERM);
         let announced = || bed.daemon.log().contains("finishing calls under way");
         wait_for("the daemon to stop", Duration::from_secs(10), announced);
+        // Longer than the daemon waits where no call is under way.
         std::thread::sleep(Duration::from_secs(1));
         while let Some(message) = client.block_on(stream.message()).unwrap() {
             seen += message.info.len();
