@@ -33,10 +33,8 @@ pub(crate) struct View<'a> {
     pub volatile: bool,
 }
 
-/// Bytes of mount options the kernel takes: one page, with its terminating zero.
-const PAGE: usize = 4096;
-/// From this size on containerd shortens `lowerdir` by the directory all lowers share.
-const SHORTEN_FROM: usize = PAGE - 512;
+/// Bytes below a page from which on containerd shortens `lowerdir` by the directory all lowers share.
+const SHORTEN_MARGIN: usize = 512;
 /// Most lowers kernel overlayfs accepts.
 const MAX_LOWERS: usize = 500;
 
@@ -86,13 +84,15 @@ fn check_size(view: &View<'_>, mount: &Mount) -> Result<()> {
         )));
     }
     let size = mount.options.iter().map(|option| option.len() + 1).sum::<usize>();
-    if size < SHORTEN_FROM {
+    // The kernel takes one page of options, with its terminating zero.
+    let page = rustix::param::page_size();
+    if size < page - SHORTEN_MARGIN {
         return Ok(());
     }
     let size = size.saturating_sub(layers.saturating_mul(shared_prefix(view.lowers)));
-    if size > PAGE {
+    if size > page {
         return Err(Error::FailedPrecondition(format!(
-            "the mount options of {layers} layers take {size} bytes; the kernel takes {PAGE}: \
+            "the mount options of {layers} layers take {size} bytes; the kernel takes {page}: \
              squash the image, or use a shorter root directory"
         )));
     }

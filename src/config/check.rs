@@ -159,13 +159,10 @@ fn store_kind(
             Some(StoreKind::Dir(path.into_inner()))
         }
         ("volume", None, Some(pattern)) => {
-            let regex = checker.noted(pattern.span(), parse_pattern(pattern.get_ref()))?;
-            if !(pattern.get_ref().starts_with('^') && pattern.get_ref().ends_with('$')) {
-                checker.mistake(
-                    pattern.span(),
-                    "a volume's pattern starts with '^' and ends with '$', so that no other mount can match",
-                );
-            }
+            // The pattern is for the whole path, so that no other mount can match.
+            checker.noted(pattern.span(), parse_pattern(pattern.get_ref()))?;
+            let whole = format!(r"\A(?:{})\z", pattern.get_ref());
+            let regex = checker.noted(pattern.span(), parse_pattern(&whole))?;
             Some(StoreKind::Volume(regex))
         }
         ("dir", ..) => {

@@ -176,8 +176,11 @@ fn make(call: &Call, model: &mut Model, meta: &Metastore) -> (End, End) {
             let (key, to, parent) = (key_of(*key), key_of(*to), name(parent));
             let usage = Usage { bytes: model.last_id, inodes: 1 };
             let labels = Labels::new();
-            let checked = end(&meta.check_commit("s", &key, &to, &parent));
+            let row = meta.check_commit("s", &key, &to, &parent);
+            let id = row.as_ref().map_or(0, |row| row.id);
+            let checked = end(&row);
             let found = end(&meta.commit(&Commit {
+                id,
                 snapshotter: "s",
                 key: &key,
                 name: &to,
@@ -243,6 +246,7 @@ fn create(
         snapshotter,
         key,
         parent,
+        parent_id: meta.get(snapshotter, parent).ok().map(|row| row.id),
         kind,
         labels: &labels,
         placement: &placement,

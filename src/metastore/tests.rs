@@ -20,6 +20,7 @@ fn create(meta: &Metastore, id: u64, key: &str, parent: &str) -> Result<()> {
         snapshotter: "s",
         key,
         parent,
+        parent_id: meta.get("s", parent).ok().map(|row| row.id),
         kind: Kind::Active,
         labels: &labels,
         placement: &placement,
@@ -31,7 +32,9 @@ fn create(meta: &Metastore, id: u64, key: &str, parent: &str) -> Result<()> {
 fn commit(meta: &Metastore, key: &str, name: &str) -> Result<()> {
     let labels = Labels::new();
     let usage = Usage { bytes: 1, inodes: 2 };
+    let id = meta.get("s", key).map_or(0, |row| row.id);
     meta.commit(&Commit {
+        id,
         snapshotter: "s",
         key,
         name,
@@ -65,6 +68,26 @@ fn what_was_written_is_there_after_reopening() {
     assert_eq!(chain.iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>(), ["A"]);
     assert_eq!(meta.get("s", "A").unwrap().usage, Usage { bytes: 1, inodes: 2 });
     assert!(matches!(meta.get("other", "A"), Err(Error::NotFound(_))));
+}
+
+#[test]
+fn a_snapshot_that_was_replaced_meanwhile_is_left_alone() {
+    let root = root();
+    let meta = Metastore::open(root.path()).unwrap();
+    create(&meta, 1, "a", "").unwrap();
+    let (labels, usage) = (Labels::new(), Usage::default());
+    let stale = Commit {
+        id: 7,
+        snapshotter: "s",
+        key: "a",
+        name: "A",
+        labels: &labels,
+        parent: "",
+        usage,
+        unsynced_boot: None,
+    };
+    assert!(meta.commit(&stale).unwrap_err().to_string().contains("replaced meanwhile"));
+    assert_eq!(meta.get("s", "a").unwrap().info.kind, Kind::Active);
 }
 
 #[test]

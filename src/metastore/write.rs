@@ -18,6 +18,8 @@ pub(crate) struct NewSnapshot<'a> {
     pub key: &'a str,
     /// Name of a committed snapshot, or empty.
     pub parent: &'a str,
+    /// Number of the parent that was looked at.
+    pub parent_id: Option<u64>,
     /// Active or view.
     pub kind: Kind,
     /// Its labels.
@@ -31,6 +33,8 @@ pub(crate) struct NewSnapshot<'a> {
 /// An active snapshot to be made immutable.
 #[derive(Debug)]
 pub(crate) struct Commit<'a> {
+    /// Number of the active snapshot whose files were looked at.
+    pub(crate) id: u64,
     /// Plugin name.
     pub snapshotter: &'a str,
     /// Key of the active snapshot.
@@ -46,6 +50,9 @@ pub(crate) struct Commit<'a> {
     /// The current boot, if its data is yet to be made durable.
     pub unsynced_boot: Option<&'a str>,
 }
+
+/// Bytes of labels a snapshot can have: containerd takes messages of 16 MiB.
+const LABELS_MAX: usize = (16 << 20) - (64 << 10);
 
 /// What Remove does with the files.
 #[derive(Debug)]
@@ -82,6 +89,9 @@ impl Metastore {
         let now = Time::now();
         self.write(|tx| {
             let parent = committed_parent(tx, new.snapshotter, new.parent)?;
+            if parent != new.parent_id {
+                return Err(replaced(new.parent));
+            }
             if key_exists(tx, new.snapshotter, new.key)? {
                 return Err(Error::AlreadyExists(new.key.to_owned()));
             }
@@ -161,6 +171,9 @@ impl Metastore {
         let now = Time::now();
         self.write(|tx| {
             let row = self::committable(tx, commit.snapshotter, commit.key, commit.name, commit.parent)?;
+            if row.id != commit.id {
+                return Err(replaced(commit.key));
+            }
             let parent = match row.parent {
                 Some(parent) => Some(parent),
                 None => adopted_parent(tx, commit.snapshotter, commit.parent)?,
@@ -242,6 +255,12 @@ impl Metastore {
         self.write(|tx| {
             let mut row = find(tx, snapshotter, key)?.ok_or_else(|| Error::no_snapshot(key))?;
             edit(&mut row.info.labels);
+            let size: usize = row.info.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+            if size > LABELS_MAX {
+                return Err(Error::InvalidArgument(format!(
+                    "the labels of snapshot {key:?} would take {size} bytes; {LABELS_MAX} fit in an answer"
+                )));
+            }
             row.info.labels.retain(|_, value| !value.is_empty());
             row.info.updated = Time::now();
             tx.prepare_cached("UPDATE snapshots SET labels = ?2, updated = ?3 WHERE id = ?1")?
@@ -378,6 +397,11 @@ fn refuse_children(tx: &Transaction<'_>, row: &Row) -> Result<()> {
             row.info.name
         )))
     })
+}
+
+/// What was looked at outside the transaction is another snapshot of the same name by now.
+fn replaced(key: &str) -> Error {
+    Error::FailedPrecondition(format!("snapshot {key:?} was replaced meanwhile; try again"))
 }
 
 /// A committed layer on a volume is nobody's upper any more.

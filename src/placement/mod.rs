@@ -36,14 +36,37 @@ pub(crate) struct Request<'a> {
 pub(crate) struct Decision {
     /// Where its upper goes.
     pub(crate) target: Target,
-    /// Remove keeps the upper.
-    pub(crate) retain: bool,
+    /// Remove keeps the upper; nothing where neither rule nor label says.
+    retain: Option<bool>,
     /// A retained upper to take back.
     pub(crate) resume: Resume,
     /// The upper is never synced.
     pub(crate) volatile: bool,
     /// What decided, for people.
     pub(crate) reason: String,
+}
+
+impl Decision {
+    /// What is placed in the layer store without anybody having asked for more.
+    pub(crate) fn plain(reason: &str) -> Self {
+        Self {
+            target: Target::Store(ROOT_STORE.to_owned()),
+            retain: None,
+            resume: Resume::Fresh,
+            volatile: false,
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// Remove keeps the upper: where that is said, and on volumes, which outlive their containers.
+    pub(crate) fn retains(&self) -> bool {
+        self.retain.unwrap_or(matches!(self.target, Target::Volume { .. }))
+    }
+
+    /// Remove keeps an upper that was taken back: unless said otherwise, as it was kept before.
+    pub(crate) fn retains_resumed(&self) -> bool {
+        self.retain.unwrap_or(true)
+    }
 }
 
 /// Where an upper goes.
@@ -109,13 +132,7 @@ impl Policy {
                 rule_matches(rule, request) && (volumes || !self.is_volume(rule))
             });
         let mut decision = match rule {
-            None => Decision {
-                target: Target::Store(ROOT_STORE.to_owned()),
-                retain: false,
-                resume: Resume::Fresh,
-                volatile: false,
-                reason: "default: no rule matches".to_owned(),
-            },
+            None => Decision::plain("default: no rule matches"),
             Some((index, rule)) => self.decision_of(index, rule),
         };
         overrides.apply(self, &mut decision)?;
@@ -136,7 +153,7 @@ impl Policy {
             if volume { Target::Volume { store, rule: index } } else { Target::Store(store) };
         Decision {
             target,
-            retain: rule.retain.unwrap_or(volume),
+            retain: rule.retain,
             resume: if rule.resume { Resume::IfRetained } else { Resume::Fresh },
             volatile: rule.volatile,
             reason: format!("rule {}", rule.number),
@@ -220,16 +237,14 @@ impl<'a> Overrides<'a> {
             decision.target = Target::Store(policy.labelled_store(name)?);
             decision.reason = "label overstream.store".to_owned();
         }
-        if let Some(retain) = self.retain {
-            decision.retain = retain;
-        }
+        decision.retain = self.retain.or(decision.retain);
         if let Some(name) = self.resume {
             decision.resume = Resume::Required(name.to_owned());
         }
         if let Some(volatile) = self.volatile {
             decision.volatile = volatile;
         }
-        let lasting = decision.retain
+        let lasting = decision.retains()
             || decision.resume != Resume::Fresh
             || matches!(decision.target, Target::Volume { .. });
         if decision.volatile && lasting {

@@ -63,7 +63,7 @@ fn the_first_matching_rule_decides() {
     let policy = policy(CONFIG);
     let cri = decide(&policy, "over", "k8s.io/1/c1", &[]).unwrap();
     assert_eq!(cri.target, Target::Volume { store: "v".to_owned(), rule: 0 });
-    assert!(cri.retain && !cri.volatile && cri.reason == "rule 1");
+    assert!(cri.retains() && !cri.volatile && cri.reason == "rule 1");
     let hot = decide(&policy, "other", "default/1/c1", &[("tier", "hot")]).unwrap();
     assert!(store(&hot) == "fast" && hot.volatile && hot.reason == "rule 3");
     for (snapshotter, key, tier) in
@@ -81,7 +81,7 @@ fn without_a_volume_the_rules_below_decide() {
     let hint = KeyHint::of("k8s.io/1/c1");
     let request = Request { snapshotter: "s", namespace: "k8s.io", hint, labels: &labels };
     let next = policy.decide_without_volume(0, &request).unwrap();
-    assert_eq!((next.target, next.retain), (Target::Store("fast".to_owned()), true));
+    assert_eq!((next.target.clone(), next.retains()), (Target::Store("fast".to_owned()), true));
 }
 
 /// SEMANTICS P3
@@ -94,7 +94,7 @@ fn labels_override_where_allowed_and_are_refused_elsewhere() {
     };
     let policy_all = policy(CONFIG);
     assert_eq!(store(&with(&policy_all, "store", "fast").unwrap()), "fast");
-    assert!(with(&policy_all, "retain", "true").unwrap().retain);
+    assert!(with(&policy_all, "retain", "true").unwrap().retains());
     assert_eq!(
         with(&policy_all, "resume", "c0").unwrap().resume,
         Resume::Required("c0".to_owned())
@@ -111,6 +111,11 @@ fn labels_override_where_allowed_and_are_refused_elsewhere() {
         let error = with(&policy_all, word, value).unwrap_err().to_string();
         assert!(error.contains(message), "{word}={value}: {error}");
     }
+    // A volume's default does not follow the upper to another store; a resumed upper stays retained.
+    let elsewhere = decide(&policy_all, "s", "k8s.io/1/c", &[(&label("store"), "root")]).unwrap();
+    assert!(!elsewhere.retains() && elsewhere.retains_resumed());
+    let given_up = [(&*label("retain"), "false"), (&*label("resume"), "c0")];
+    assert!(!decide(&policy_all, "s", "d/1/c", &given_up).unwrap().retains_resumed());
     let both = decide(
         &policy_all,
         "s",
@@ -172,6 +177,22 @@ fn a_container_gets_its_own_pods_volume_or_none() {
     // The same mount point twice is one volume, mounted over itself.
     let stacked = mounts(&["/pods/u1/volumes/rootfs", "/pods/u1/volumes/rootfs"]);
     assert!(found(&identity("u1", "web"), &stacked).is_ok());
+}
+
+#[test]
+fn a_pattern_is_for_the_whole_path() {
+    for pattern in ["/pods/(?P<pod>[^/]+)/a|(?P<x>none)", "^/pods/(?P<pod>[^/]+)/a$"] {
+        let text = format!(
+            "[stores.v]\ntype = \"volume\"\nmatch = '{pattern}'\n\
+             [[rules]]\nstore = \"v\"\nvolume = {{ pod = \"{{pod.uid}}\" }}"
+        );
+        let policy = policy(&text);
+        let StoreKind::Volume(regex) = &policy.stores["v"].kind else { unreachable!() };
+        let found =
+            |path| find(regex, &policy.rules[0], &identity("u1", "web"), &mounts(&[path])).is_ok();
+        assert!(found("/pods/u1/a"));
+        assert!(!found("/pods/u1/a/b") && !found("/x/pods/u1/a"), "{pattern}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::idmap;
 use crate::layout;
 use crate::metastore::{Layer, NewSnapshot, Place, Placement, ROOT_STORE, Removal, Row};
-use crate::placement::{Decision, Request, Resume, Target};
+use crate::placement::{Decision, Request, Target};
 use crate::snapshot::{Info, KeyHint, Kind, Labels, Mount, Time, Usage};
 
 /// A snapshot that a client asks for.
@@ -84,7 +84,7 @@ impl Snapshotter {
             return Ok(resumed.into_plan(decision));
         }
         let mut placement = placed("", &decision.reason);
-        placement.retain = decision.retain;
+        placement.retain = decision.retains();
         // Overlay needs a lower: without a parent there is a bind mount, which is never volatile.
         if decision.volatile && !chain.is_empty() {
             placement.volatile_boot = Some(self.features.boot.clone());
@@ -162,6 +162,7 @@ impl Snapshotter {
             snapshotter: new.snapshotter,
             key: new.key,
             parent: new.parent,
+            parent_id: chain.first().map(|layer| layer.id),
             kind,
             labels: new.labels,
             placement: &plan.placement,
@@ -243,7 +244,7 @@ pub(super) fn placed(store: &str, reason: &str) -> Placement {
 impl super::retain::Resumed {
     fn into_plan(self, decision: Decision) -> Plan {
         let mut placement = placed(&self.store, &format!("{}; resumed", decision.reason));
-        placement.retain = decision.retain || decision.resume != Resume::Fresh;
+        placement.retain = decision.retains_resumed();
         Plan { id: self.id, placement, resumes: true }
     }
 }

@@ -221,8 +221,16 @@ impl Snapshotter {
         let labels = without_empty(labels);
         let boot = self.features.boot.as_str();
         let unsynced_boot = (self.options.layer_sync == LayerSync::Background).then_some(boot);
-        let commit =
-            Commit { snapshotter, key, name, labels: &labels, parent, usage, unsynced_boot };
+        let commit = Commit {
+            id: row.id,
+            snapshotter,
+            key,
+            name,
+            labels: &labels,
+            parent,
+            usage,
+            unsynced_boot,
+        };
         self.meta.commit(&commit)?;
         crate::crash::point("commit: recorded");
         self.usage.forget(row.id);

@@ -61,7 +61,7 @@ impl Snapshotter {
                 Some(found.ok_or_else(|| {
                     Error::FailedPrecondition(format!(
                         "there is no retained upper {name:?} in namespace {:?}; `overstream retained` lists them",
-                        request.namespace
+                        request.hint.namespace
                     ))
                 })?)
             }
@@ -73,13 +73,14 @@ impl Snapshotter {
 
     /// Finds by `NAME`, or by `NAME@NUMBER` where several have the name.
     fn lookup(&self, request: &Request<'_>, name: &str) -> Result<Option<Retained>> {
-        let exact = self.meta.find_retained(request.snapshotter, request.namespace, name, None)?;
+        let exact =
+            self.meta.find_retained(request.snapshotter, request.hint.namespace, name, None)?;
         if exact.is_some() {
             return Ok(exact);
         }
         match name.rsplit_once('@').and_then(|(name, id)| Some((name, layout::parse_id(id)?))) {
             Some((name, id)) => {
-                self.meta.find_retained(request.snapshotter, request.namespace, name, Some(id))
+                self.meta.find_retained(request.snapshotter, request.hint.namespace, name, Some(id))
             }
             None => Ok(None),
         }

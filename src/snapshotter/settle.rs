@@ -17,7 +17,7 @@ use crate::config::Otherwise;
 use crate::error::{Error, IoContext, Result};
 use crate::idmap;
 use crate::layout;
-use crate::metastore::{Layer, Place, ROOT_STORE, Row};
+use crate::metastore::{Layer, Place, Row};
 use crate::mountinfo;
 use crate::mounts::{self, View};
 use crate::placement::identity::Identity;
@@ -162,13 +162,7 @@ impl Snapshotter {
         }
         let chain =
             row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
-        let decision = Decision {
-            target: Target::Store(ROOT_STORE.to_owned()),
-            retain: false,
-            resume: crate::placement::Resume::Fresh,
-            volatile: false,
-            reason: "committed before it was mounted".to_owned(),
-        };
+        let decision = Decision::plain("committed before it was mounted");
         self.settle_in_store(row, &chain, decision, "empty")
     }
 
@@ -190,7 +184,7 @@ impl Snapshotter {
         mend_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
         crate::crash::point("settle: directories made");
         let mut placement = placed(store, &format!("{}; {why}", decision.reason));
-        placement.retain = decision.retain;
+        placement.retain = decision.retains();
         if decision.volatile && !chain.is_empty() {
             placement.volatile_boot = Some(self.features.boot.clone());
         }
@@ -227,7 +221,7 @@ impl Snapshotter {
         let mut placement =
             placed(store, &format!("{}: volume {}", decision.reason, found.mount.display()));
         placement.place = Place::Volume(home.path().display().to_string());
-        placement.retain = decision.retain;
+        placement.retain = decision.retains();
         self.meta.settle(row.id, &placement)?;
         crate::crash::point("settle: recorded");
         row.placement = placement;
