@@ -14,6 +14,7 @@ mod filter;
 mod grpc;
 mod idmap;
 mod layout;
+mod locks;
 mod metastore;
 mod metrics;
 mod mountinfo;
