@@ -18,9 +18,10 @@ impl Control for Server {
     async fn list(&self, request: Request<wire::ListRequest>) -> Answer<Self::ListStream> {
         let wire::ListRequest { filters } = request.into_inner();
         let call = self.call("control.List", "", "", "");
+        let under_way = call.under_way();
         let found = call.run(move |snapshots| snapshots.list_places(&filters)).await?;
         let batch = |snapshots: Vec<_>| wire::ListResponse { snapshots };
-        Ok(Response::new(batches(found, |(row, upper)| snapshot(row, upper), batch)))
+        Ok(Response::new(batches(found, |(row, upper)| snapshot(row, upper), batch, under_way)))
     }
 
     async fn explain(

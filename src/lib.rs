@@ -12,6 +12,7 @@ pub mod crash;
 mod error;
 mod filter;
 mod grpc;
+mod heap;
 mod idmap;
 mod layout;
 mod locks;

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use sd_notify::NotifyState;
@@ -16,6 +17,7 @@ use tonic::transport::Server;
 
 use crate::config::{Config, LogConfig, LogFormat};
 use crate::grpc;
+use crate::heap;
 use crate::metrics::{self, Metrics};
 use crate::proto::control::control_server::ControlServer;
 use crate::proto::snapshots::snapshots_server::SnapshotsServer;
@@ -27,6 +29,9 @@ const MESSAGE_MAX: usize = 16 << 20;
 const WORKERS: usize = 2;
 /// Most calls that do their work at once; further ones wait.
 const BLOCKING: usize = 32;
+
+/// How long no call may be under way before a stop hangs up: the last answer has been sent by then.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// Why the daemon ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +69,7 @@ pub(crate) enum ServeError {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
     set_up_log(&config.log)?;
+    heap::share();
     // Modes are given exactly where things are made; none lets a group or others write.
     rustix::process::umask(Mode::from(0o022));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -105,6 +111,7 @@ async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<(), Serve
     let socket = Socket::open(&config.socket)?;
     let metrics = Arc::new(Metrics::new());
     let service = grpc::server(snapshots, Arc::clone(&metrics));
+    let calls = service.clone();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut server = tokio::spawn(
         Server::builder()
@@ -129,8 +136,15 @@ async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<(), Serve
     }
     notify(&[NotifyState::Stopping]);
     drop(stop);
-    match tokio::time::timeout(config.shutdown_grace, server).await {
-        Ok(ended) => ended.map_err(io::Error::other)?.map_err(ServeError::from),
+    let finished = async {
+        tokio::select! {
+            ended = server => ended.map_err(io::Error::other)?.map_err(ServeError::from),
+            // A client that does not hang up when told that we stop has nothing to wait for.
+            () = calls.wait_quiet(QUIET) => Ok(()),
+        }
+    };
+    match tokio::time::timeout(config.shutdown_grace, finished).await {
+        Ok(ended) => ended,
         Err(_) => {
             tracing::warn!(grace = ?config.shutdown_grace, "calls are still under way; stopping all the same");
             Ok(())

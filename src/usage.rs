@@ -143,6 +143,25 @@ mod tests {
         assert_eq!((linked.inodes, linked.bytes), (3, empty.bytes + 8192));
     }
 
+    /// SEMANTICS U3
+    #[test]
+    fn a_slow_walk_is_not_repeated_at_once() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::create_dir(scratch.path().join("fs")).unwrap();
+        let cache = UsageCache::default();
+        let known = Usage { bytes: 7, inodes: 7 };
+        let walked = |ago: Duration, took: Duration| {
+            let finished = Instant::now().checked_sub(ago).unwrap();
+            *lock(lock(&cache.0).entry(1).or_default()) =
+                Some(Measured { usage: known, finished, took });
+            cache.active(1, scratch.path(), &Cancel::default()).unwrap()
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(walked(8 * second, second), known);
+        assert_eq!(walked(10 * second, second).inodes, 1);
+        assert!(lock(&cache.0).is_empty(), "a quick walk is not remembered");
+    }
+
     #[test]
     fn a_cancelled_walk_says_so() {
         let scratch = tempfile::tempdir().unwrap();

@@ -229,6 +229,7 @@ fn two_names(options: &mut Options) {
     options.proxies.push(Proxy { name: "second".into(), socket, ..Proxy::default() });
 }
 
+/// SEMANTICS A10
 #[test]
 fn two_plugin_names_on_one_daemon_keep_apart() {
     with_stack(two_names, |_, stack| {

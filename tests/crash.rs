@@ -8,6 +8,7 @@
 )]
 
 mod crash {
+    mod full;
     mod random;
     mod refusals;
     mod starts;

@@ -21,8 +21,8 @@ pub(super) fn snapshots(snapshots: &[wire::Snapshot], as_json: bool) -> Shown {
         };
         table.add_row([
             snapshot.id.to_string(),
-            snapshot.snapshotter.clone(),
-            shorten(&snapshot.key),
+            plain(&snapshot.snapshotter),
+            plain(&shorten(&snapshot.key)),
             snapshot.kind.clone(),
             snapshot.store.clone(),
             upper,
@@ -41,8 +41,8 @@ pub(super) fn explanation(answer: &wire::ExplainResponse, as_json: bool) -> Show
             "notes": answer.notes,
         }));
     }
-    let mut text =
-        format!("snapshot   {} ({}, number {})\n", snapshot.key, snapshot.kind, snapshot.id);
+    let key = plain(&snapshot.key);
+    let mut text = format!("snapshot   {key} ({}, number {})\n", snapshot.kind, snapshot.id);
     text += &format!("store      {} ({})\n", snapshot.store, snapshot.reason);
     let upper =
         if snapshot.upper.is_empty() { snapshot.placement.as_str() } else { &snapshot.upper };
@@ -115,10 +115,10 @@ pub(super) fn retained(retained: &[wire::Retained], as_json: bool) -> Shown {
     for upper in retained {
         table.add_row([
             if upper.id == 0 { "-".to_owned() } else { upper.id.to_string() },
-            upper.namespace.clone(),
-            upper.name.clone(),
+            plain(&upper.namespace),
+            plain(&upper.name),
             upper.store.clone(),
-            shorten(upper.chain.first().map_or("", String::as_str)),
+            plain(&shorten(upper.chain.first().map_or("", String::as_str))),
             upper.upper.clone(),
         ]);
     }
@@ -143,6 +143,16 @@ fn shorten(key: &str) -> String {
         }
         _ => key.to_owned(),
     }
+}
+
+/// Text that clients chose, with what a terminal would obey made visible.
+fn plain(text: &str) -> String {
+    let shown = |c: char| {
+        let escaped = c.is_control().then(|| c.escape_default());
+        let plain = escaped.is_none().then_some(c);
+        escaped.into_iter().flatten().chain(plain)
+    };
+    text.chars().flat_map(shown).collect()
 }
 
 fn snapshot_json(snapshot: &wire::Snapshot) -> Value {

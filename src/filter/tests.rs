@@ -91,6 +91,7 @@ fn no_filter_and_an_empty_one_match_everything() {
     assert_eq!(found(&["name==p", ""]), ALL);
 }
 
+/// SEMANTICS F2
 #[test]
 fn fields_are_present_absent_or_empty() {
     for (filter, expected) in [
@@ -132,6 +133,7 @@ fn fields_are_present_absent_or_empty() {
 }
 
 /// Filters that are accepted, and a name to which they all apply.
+/// SEMANTICS F1
 #[test]
 fn odd_spellings_are_accepted() {
     for (filter, name) in [
@@ -168,6 +170,7 @@ fn odd_spellings_are_accepted() {
     }
 }
 
+/// SEMANTICS F1
 #[test]
 fn what_is_no_filter_is_refused_at_its_byte() {
     for (filter, at, reason) in [
@@ -328,6 +331,7 @@ fn what_re2_refuses_is_refused() {
     }
 }
 
+/// SEMANTICS F3
 #[test]
 fn expressions_mean_what_they_mean_in_re2() {
     for (pattern, yes, no) in [

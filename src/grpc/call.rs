@@ -1,8 +1,9 @@
 //! One call: its log span, its metrics, and the thread it may block.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tonic::{Request, Status};
 use tracing::Span;
 
@@ -19,11 +20,21 @@ const KEY_SHOWN: usize = 256;
 pub(crate) struct Server {
     snapshots: Arc<Snapshotter>,
     metrics: Arc<Metrics>,
+    calls: Arc<watch::Sender<usize>>,
 }
 
 impl Server {
     pub(crate) fn new(snapshots: Arc<Snapshotter>, metrics: Arc<Metrics>) -> Self {
-        Self { snapshots, metrics }
+        Self { snapshots, metrics, calls: Arc::default() }
+    }
+
+    /// Waits until no call has been under way for as long as `quiet`.
+    pub(crate) async fn wait_quiet(&self, quiet: Duration) {
+        let mut calls = self.calls.subscribe();
+        // The other end is ours, so waiting cannot fail.
+        while calls.wait_for(|count| *count == 0).await.is_ok()
+            && tokio::time::timeout(quiet, calls.changed()).await.is_ok()
+        {}
     }
 
     /// Begins a call of `method`.
@@ -36,7 +47,30 @@ impl Server {
     ) -> Call {
         let shown: String = key.chars().take(KEY_SHOWN).collect();
         let span = tracing::info_span!("rpc", method, snapshotter, key = shown, namespace);
-        Call { server: self.clone(), method, span, cancel: Cancel::default() }
+        let under_way = UnderWay::new(Arc::clone(&self.calls));
+        Call { server: self.clone(), method, span, cancel: Cancel::default(), under_way }
+    }
+}
+
+/// Counts a call among those under way until its last copy is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct UnderWay {
+    _counted: Arc<Counted>,
+}
+
+#[derive(Debug)]
+struct Counted(Arc<watch::Sender<usize>>);
+
+impl UnderWay {
+    fn new(calls: Arc<watch::Sender<usize>>) -> Self {
+        calls.send_modify(|count| *count += 1);
+        Self { _counted: Arc::new(Counted(calls)) }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -47,9 +81,15 @@ pub(crate) struct Call {
     method: &'static str,
     span: Span,
     cancel: Cancel,
+    under_way: UnderWay,
 }
 
 impl Call {
+    /// Keeps the call under way while its answer is streamed.
+    pub(crate) fn under_way(&self) -> UnderWay {
+        self.under_way.clone()
+    }
+
     /// Tells the work that the client went away.
     pub(crate) fn cancel(&self) -> Cancel {
         self.cancel.clone()
@@ -60,7 +100,7 @@ impl Call {
         self,
         work: impl FnOnce(&Snapshotter) -> Result<T> + Send + 'static,
     ) -> Result<T, Status> {
-        let Self { server, method, span, cancel } = self;
+        let Self { server, method, span, cancel, under_way } = self;
         let _cancel_if_dropped = CancelOnDrop(cancel);
         let blocking = tokio::task::spawn_blocking(move || {
             let _entered = span.entered();
@@ -68,7 +108,9 @@ impl Call {
             let in_flight = server.metrics.begin(method);
             let result = work(&server.snapshots);
             drop(in_flight);
-            finish(&server.metrics, method, started, result)
+            let result = finish(&server.metrics, method, started, result);
+            drop(under_way);
+            result
         });
         blocking.await.map_err(|error| {
             tracing::error!(method, %error, "a call failed in an unforeseen way");
@@ -92,9 +134,9 @@ fn finish<T>(
     match &result {
         Ok(_) => tracing::debug!(milliseconds, "done"),
         Err(status) if is_ordinary(code) => {
-            tracing::info!(milliseconds, ?code, message = status.message(), "refused");
+            tracing::info!(milliseconds, ?code, error = status.message(), "refused");
         }
-        Err(status) => tracing::warn!(milliseconds, ?code, message = status.message(), "failed"),
+        Err(status) => tracing::warn!(milliseconds, ?code, error = status.message(), "failed"),
     }
     result
 }

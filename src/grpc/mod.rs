@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use self::call::{Server, namespace_of};
+use self::call::{Server, UnderWay, namespace_of};
 use crate::proto::snapshots as wire;
 use crate::proto::snapshots::snapshots_server::Snapshots;
 use crate::snapshot::Labels;
@@ -17,6 +17,8 @@ use crate::snapshotter::{LabelMask, New, Snapshotter};
 
 /// Infos in one message of List; ten thousand take a hundred messages.
 const BATCH: usize = 100;
+/// Bytes in one message of List: a client takes at most 16 MiB, and labels can come from images.
+const BATCH_BYTES: usize = 4 << 20;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -121,9 +123,10 @@ impl Snapshots for Server {
         let namespace = namespace_of(&request);
         let wire::ListSnapshotsRequest { snapshotter, filters } = request.into_inner();
         let call = self.call("List", &snapshotter, "", &namespace);
+        let under_way = call.under_way();
         let infos = call.run(move |snapshots| snapshots.list(&snapshotter, &filters)).await?;
         let batch = |infos: Vec<_>| wire::ListSnapshotsResponse { info: infos };
-        Ok(Response::new(batches(infos, convert::info, batch)))
+        Ok(Response::new(batches(infos, convert::info, batch, under_way)))
     }
 
     async fn usage(&self, request: Request<wire::UsageRequest>) -> Answer<wire::UsageResponse> {
@@ -163,21 +166,31 @@ fn new<'a>(
 /// A stream of messages that are made as they are sent.
 pub(crate) type Batches<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Sends `items` in messages of `BATCH`; no message where there are none.
+/// Sends `items` in messages of at most `BATCH` items and, unless one alone takes more, `BATCH_BYTES`;
+/// no message where there are none.
 pub(crate) fn batches<I, W, T>(
     items: Vec<I>,
     wire: fn(I) -> W,
     batch: fn(Vec<W>) -> T,
+    under_way: UnderWay,
 ) -> Batches<T>
 where
     I: Send + 'static,
-    W: 'static,
+    W: prost::Message + 'static,
     T: 'static,
 {
-    let mut items = items.into_iter().peekable();
+    let mut items = items.into_iter().map(wire).peekable();
     Box::pin(tokio_stream::iter(std::iter::from_fn(move || {
-        items.peek()?;
-        Some(Ok(batch(items.by_ref().take(BATCH).map(wire).collect())))
+        let _still = &under_way;
+        let (mut message, mut bytes) = (Vec::new(), 0);
+        while message.len() < BATCH
+            && let Some(item) =
+                items.next_if(|item| bytes + item.encoded_len() <= BATCH_BYTES || bytes == 0)
+        {
+            bytes += item.encoded_len();
+            message.push(item);
+        }
+        (!message.is_empty()).then(|| Ok(batch(message)))
     })))
 }
 

@@ -4,10 +4,22 @@ use tonic::{Code, Status};
 
 use crate::error::Error;
 
+/// Characters of a message that are sent. It may quote a key, and it travels as an HTTP header: one
+/// that is too long loses the client the code as well.
+const MESSAGE_SHOWN: usize = 1000;
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Self::new(code(&error), error.to_string())
+        Self::new(code(&error), shortened(error.to_string()))
     }
+}
+
+fn shortened(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_SHOWN) {
+        message.truncate(end);
+        message.push_str("...");
+    }
+    message
 }
 
 fn code(error: &Error) -> Code {

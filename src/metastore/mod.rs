@@ -11,6 +11,7 @@ mod row;
 mod schema;
 mod write;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -33,16 +34,26 @@ pub(crate) struct Metastore {
     /// Before the writer, which must be closed last: only it can fold the log into the database.
     readers: Mutex<Vec<Connection>>,
     writer: Mutex<Connection>,
+    /// Last of all, see `open::reserve`.
+    _index: File,
 }
 
 impl Metastore {
     /// Opens the database below `root`, creating it where no snapshots exist yet.
     pub(crate) fn open(root: &Path) -> Result<Self, OpenError> {
+        let path = root.join(FILE);
         let writer = open::open(root)?;
+        // The first access makes the log and its index.
+        writer
+            .query_row("SELECT count(*) FROM node", [], |_| Ok(()))
+            .map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
+        let index =
+            open::reserve(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
         Ok(Self {
-            path: root.join(FILE),
-            writer: Mutex::new(writer),
+            path,
             readers: Mutex::new(Vec::new()),
+            writer: Mutex::new(writer),
+            _index: index,
         })
     }
 
@@ -206,5 +217,7 @@ fn chain(tx: &Transaction<'_>, top: u64) -> Result<Vec<Layer>> {
     Ok(layers.collect::<rusqlite::Result<_>>()?)
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -9,12 +9,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{FallocateFlags, IFlags};
 
 use super::schema;
 use crate::layout;
 
 /// Name of the database below the root.
 pub(crate) const FILE: &str = "metadata.db";
+
+/// Twice what the log holds before it is folded into the database.
+const LOG_RESERVE: u64 = 8 << 20;
+/// The first part of the log's index, which is enough for that.
+const INDEX: u64 = 32 << 10;
 
 /// How long a call waits for another process, such as `sqlite3`, that holds the database.
 const BUSY: Duration = Duration::from_secs(10);
@@ -92,12 +98,52 @@ pub(super) fn open(root: &Path) -> Result<Connection, OpenError> {
         // A copy made without its write-ahead log looks like this, too.
         refuse_if_used(root, &path)?;
     }
+    make_log_files(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
     let write_error = |error| explain(&path, error);
     let mut connection = connect(&path, false).map_err(write_error)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(write_error)?;
     crate::crash::point("start: write-ahead log on");
     schema::migrate(&mut connection, version).map_err(write_error)?;
     Ok(connection)
+}
+
+/// Makes the log and its index as files that are overwritten in place, where they do not exist yet.
+///
+/// btrfs otherwise wants new space for every write, reserved or not.
+fn make_log_files(path: &Path) -> std::io::Result<()> {
+    for extension in ["db-shm", "db-wal"] {
+        let mut options = OpenOptions::new();
+        let made =
+            options.write(true).create_new(true).mode(0o600).open(path.with_extension(extension));
+        match made {
+            Ok(file) => {
+                if let Err(error) = rustix::fs::ioctl_setflags(&file, IFlags::NOCOW) {
+                    tracing::debug!(%error, extension, "cannot be overwritten in place");
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Gives the log and its index their space in advance, so that a full disk cannot keep anyone from
+/// removing snapshots.
+///
+/// SQLite maps the index. Where the file system's blocks are smaller than a page it leaves holes in it,
+/// and filling one on a full disk kills the process. The returned file must outlive all connections:
+/// closing it gives up the locks that SQLite holds on the index.
+pub(super) fn reserve(path: &Path) -> std::io::Result<File> {
+    let open = |extension| OpenOptions::new().write(true).open(path.with_extension(extension));
+    let log = open("db-wal")?;
+    let index = open("db-shm")?;
+    let reserved = rustix::fs::fallocate(&index, FallocateFlags::empty(), 0, INDEX)
+        .and_then(|()| rustix::fs::fallocate(&log, FallocateFlags::KEEP_SIZE, 0, LOG_RESERVE));
+    if let Err(error) = reserved {
+        tracing::warn!(%error, "cannot reserve space for the database's log: on a full disk, removing may fail");
+    }
+    Ok(index)
 }
 
 /// Opens one more connection to a database that is open already.

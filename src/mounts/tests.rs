@@ -18,6 +18,7 @@ fn shown(kind: Kind, count: usize, id_maps: &[&str], options: &[&str], volatile:
     format!("{} {} {}", list[0].fs_type, list[0].source, list[0].options.join(","))
 }
 
+/// SEMANTICS M1
 #[test]
 fn mounts_are_the_references_option_for_option() {
     let (active, view) = (Kind::Active, Kind::View);
@@ -62,6 +63,7 @@ fn volatile_marks_writable_overlays_only() {
     assert!(!shown(Kind::Active, 0, &[], &[], true).contains("volatile"));
 }
 
+/// SEMANTICS M3
 #[test]
 fn deep_chains_fit_the_page_or_are_refused_by_name() {
     let own = PathBuf::from(format!("/{}/1234567", "d".repeat(200)));

@@ -57,6 +57,7 @@ fn store(decision: &Decision) -> &str {
     }
 }
 
+/// SEMANTICS P2
 #[test]
 fn the_first_matching_rule_decides() {
     let policy = policy(CONFIG);
@@ -83,6 +84,7 @@ fn without_a_volume_the_rules_below_decide() {
     assert_eq!((next.target, next.retain), (Target::Store("fast".to_owned()), true));
 }
 
+/// SEMANTICS P3
 #[test]
 fn labels_override_where_allowed_and_are_refused_elsewhere() {
     const PREFIX: &str = "containerd.io/snapshot/overstream.";
@@ -143,6 +145,7 @@ fn mounts(paths: &[&str]) -> Vec<MountPoint> {
     paths.iter().map(mount).collect()
 }
 
+/// SEMANTICS P6
 #[test]
 fn a_container_gets_its_own_pods_volume_or_none() {
     let policy = policy(CONFIG);

@@ -163,9 +163,12 @@ impl Home {
         let directory = make(&ours, subdirectory, 0o700, &path)?;
         let home = Self { path, directory };
         let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-        let is_new = rustix::fs::statat(&home.directory, layout::FS, nofollow).is_err();
+        let missing = |name| rustix::fs::statat(&home.directory, name, nofollow).is_err();
+        // One that nobody got yet may be what a crash left, before it had its owner.
+        let (is_new, is_nobodys) = (missing(layout::FS), missing(IDENTITY));
         let fs = make(&home.directory, layout::FS, 0o755, &home.path)?;
-        if is_new {
+        crate::crash::point("settle: volume upper made");
+        if is_new || (is_nobodys && home.is_empty()?) {
             let (uid, gid) =
                 (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
             rustix::fs::fchown(&fs, Some(uid), Some(gid)).at("change the owner of", &home.path)?;

@@ -9,6 +9,7 @@ fn options(userxattr: bool, index: bool, configured: &[&str]) -> String {
     features(userxattr, index).overlay_options(&configured).join(",")
 }
 
+/// SEMANTICS M2
 #[test]
 fn detected_options_follow_configured_ones_unless_configured() {
     assert_eq!(options(false, false, &["metacopy=on"]), "metacopy=on");

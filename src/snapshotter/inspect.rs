@@ -147,7 +147,8 @@ impl Snapshotter {
             (Some(one), 0) => Ok(one),
             (Some(last), _) => {
                 found.push(last);
-                let all: Vec<_> = found.iter().map(|(name, key)| format!("{name} {key}")).collect();
+                let all: Vec<_> =
+                    found.iter().map(|(name, key)| format!("{name:?} {key:?}")).collect();
                 Err(Error::InvalidArgument(format!(
                     "{key:?} could be any of these snapshots; give the whole key, and --snapshotter:\n  {}",
                     all.join("\n  ")

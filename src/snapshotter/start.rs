@@ -203,8 +203,11 @@ fn lock_root(root: &Path) -> Result<File, StartError> {
             return Err(Error::io("lock", &path, error).into());
         }
     }
-    file.set_len(0).at("write", &path)?;
-    writeln!(file, "{}", std::process::id()).at("write", &path)?;
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    if let Err(error) = written {
+        // The lock holds all the same, and a full disk must not keep the daemon from making room.
+        tracing::warn!(path = %path.display(), %error, "cannot write down who serves this root");
+    }
     Ok(file)
 }
 

@@ -3,6 +3,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 
+/// SEMANTICS X3
 #[test]
 fn a_tree_is_removed_without_following_links() {
     let scratch = tempfile::tempdir().unwrap();
@@ -22,6 +23,7 @@ fn a_tree_is_removed_without_following_links() {
 }
 
 /// Deeper than the limit on open files and longer than PATH_MAX: a container can make such a tree.
+/// SEMANTICS X3
 #[test]
 fn a_very_deep_tree_is_removed() {
     let scratch = tempfile::tempdir().unwrap();

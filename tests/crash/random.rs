@@ -274,6 +274,7 @@ fn soak(world: &mut World, seed: u64, time: Duration) {
     assert!(rounds > 0 && answered > 0);
 }
 
+/// SEMANTICS D1
 #[test]
 fn nothing_answered_is_lost_at_any_instant() {
     let time = Duration::from_secs(number("OVERSTREAM_SOAK_SECONDS", 10));

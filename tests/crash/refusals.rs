@@ -66,6 +66,7 @@ fn sql(database: &Path, statement: &str) {
     connection.execute_batch(statement).unwrap();
 }
 
+/// SEMANTICS D4
 #[test]
 fn a_corrupt_page_is_refused() {
     let spoil = |path: &Path| {
@@ -149,6 +150,7 @@ fn a_truncated_database_is_refused() {
     refused(spoil, &["damaged", "restore the file from a backup"]);
 }
 
+/// SEMANTICS D4
 #[test]
 fn another_programs_database_is_refused() {
     let spoil = |path: &Path| {
@@ -158,6 +160,7 @@ fn another_programs_database_is_refused() {
     refused(spoil, &["another program", "choose another root"]);
 }
 
+/// SEMANTICS D4
 #[test]
 fn a_newer_database_is_refused() {
     let spoil = |path: &Path| sql(path, "PRAGMA user_version = 99; PRAGMA journal_mode = DELETE;");
@@ -187,6 +190,7 @@ fn a_database_copied_without_its_log_is_refused() {
     refused(spoil, &["missing or empty", "restore the database from a backup"]);
 }
 
+/// SEMANTICS D5
 #[test]
 fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
     limit(Duration::from_secs(60), || {

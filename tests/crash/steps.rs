@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -311,6 +311,17 @@ fn crash(world: &mut World, base: &Base, scenario: &Scenario, point: &str) {
     let last = world.check();
     assert!(is_done(&act, &before, &last), "repeated: {before:#?} {last:#?}");
     check_new_ids(&act, &before, &last);
+    check_owners(&base.layer, &last);
+}
+
+/// All uppers inherit the owner of the layer's root.
+fn check_owners(layer: &str, state: &State) {
+    for place in state.places.values().filter(|place| place.parent == layer) {
+        if place.kind == "active" && place.placement == "placed" {
+            let found = fs::metadata(&place.upper).unwrap();
+            assert_eq!((found.uid(), found.gid()), (1000, 1000), "{place:?}");
+        }
+    }
 }
 
 /// The same call again is done, or says that it was.
@@ -436,6 +447,7 @@ fn run(name: &str, scratch: &Arc<Scratch>, scenarios: &[&Scenario]) -> BTreeSet<
     seen
 }
 
+/// SEMANTICS D2
 #[test]
 fn nothing_answered_is_lost_whichever_step_is_the_last() {
     limit(Duration::from_secs(300), || {
@@ -460,5 +472,28 @@ fn nothing_answered_is_lost_whichever_step_is_the_last() {
         let forgotten: Vec<_> =
             overstream::crash::POINTS.iter().filter(|point| !seen.contains(*point)).collect();
         assert!(forgotten.is_empty(), "no scenario reaches {forgotten:?}");
+    });
+}
+
+/// A killed call may have given an empty upper on a volume to layers that nobody uses any more.
+#[test]
+fn an_empty_upper_left_by_a_kill_serves_other_layers() {
+    limit(Duration::from_secs(60), || {
+        if !require_root() {
+            return;
+        }
+        let scratch = Arc::new(Scratch::new());
+        let mut world = World::new(&scratch, "over");
+        let base = Base::new(&mut world);
+        let labels = || identity("vol-x", "p1");
+        world.arm(Some("settle: identity written"));
+        let first = "default/900/vol-x";
+        world.client.call(&labelled(first, &base.layer, labels())).unwrap_err();
+        world.daemon.wait_exit(DEATH);
+        world.arm(None);
+        world.daemon.start();
+        world.client.ok(&Op::remove(first));
+        world.client.ok(&labelled("default/901/vol-x", &base.fast, labels()));
+        world.check();
     });
 }

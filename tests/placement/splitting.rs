@@ -75,7 +75,7 @@ fn layers_stay_and_uppers_go_to_the_other_disk() {
     });
 }
 
-/// SEMANTICS M5.
+/// SEMANTICS M5, A11
 #[test]
 fn a_container_on_the_other_disk_becomes_a_layer() {
     with_fast_store(|scratch, disk, stack| {

@@ -314,3 +314,25 @@ fn a_full_root_can_be_started_on() {
         }
     });
 }
+
+/// SEMANTICS M5.
+#[test]
+fn ids_are_not_mapped_for_layers_in_another_store() {
+    const MAPS: [(&str, &str); 2] = [
+        ("containerd.io/snapshot/uidmapping", "0:100000:65536"),
+        ("containerd.io/snapshot/gidmapping", "0:100000:65536"),
+    ];
+    with_disk(|_, disk, mut daemon| {
+        daemon.set_config(&format!("remap_ids = \"on\"\n{}", fast(disk.path())));
+        daemon.start();
+        let client = client(&daemon);
+        add_layer(&client, 1, "");
+        client.prepare("default/2/mapped", &layer(1), &MAPS).unwrap();
+        client.prepare("default/3/base", &layer(1), &[]).unwrap();
+        client.commit(&layer(4), "default/3/base", &[]).unwrap();
+        let status = client.prepare("default/5/mapped", &layer(4), &MAPS).unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(status.message().contains("ids cannot be mapped"), "{status}");
+        assert_eq!(entries(disk.path()), 2);
+    });
+}

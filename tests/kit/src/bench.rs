@@ -12,6 +12,7 @@ mod memory;
 mod report;
 mod start;
 mod stats;
+mod syscalls;
 mod world;
 
 use std::path::PathBuf;
@@ -48,6 +49,11 @@ pub fn measure(settings: &Settings) -> Report {
     let mut report = Report::new(machine::describe(&scratch, settings));
     if settings.wants("memory") {
         memory::measure(settings, &scratch, &mut report);
+    }
+    // Tracing slows everything down, so it is not part of a whole run.
+    if settings.only == "syscalls" {
+        syscalls::measure(settings, &scratch, &mut report);
+        return report;
     }
     let world = World::start(&scratch, settings);
     if settings.wants("import") {

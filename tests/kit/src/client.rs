@@ -33,7 +33,9 @@ pub struct Client {
 impl Client {
     /// Describes a client of the daemon at `socket`; it connects at the first call.
     pub fn new(socket: &Path, snapshotter: &str) -> Self {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("start a runtime");
+        // A thread of its own notices when the daemon hangs up between two calls.
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("start a runtime");
         let channel = runtime.block_on(rpc::channel(socket));
         let snapshots = SnapshotsClient::new(channel)
             .max_decoding_message_size(MESSAGE_MAX)

@@ -3,14 +3,20 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::proto::types::Mount;
+use crate::wait::holds_within;
 
 /// containerd shortens the options from this size on: the kernel takes one page of them.
 const SHORTEN_FROM: usize = 4096 - 512;
+
+/// How long a mount may be busy before that is a mistake.
+const BUSY: Duration = Duration::from_secs(2);
 
 const FLAGS: &[(&str, MsFlags, bool)] = &[
     ("async", MsFlags::MS_SYNCHRONOUS, false),
@@ -53,13 +59,19 @@ impl Mounted {
         self.target.join(name)
     }
 
-    /// Unmounts it; panics if it is busy.
+    /// Unmounts it; panics if it stays busy.
     #[track_caller]
     pub fn unmount(mut self) {
         while self.count > 0 {
-            umount2(&self.target, MntFlags::empty()).unwrap_or_else(|error| {
-                panic!("cannot unmount {}: {error}", self.target.display())
+            let mut result = Ok(());
+            // A process that another thread is just starting has our files open until its exec.
+            holds_within(BUSY, || {
+                result = umount2(&self.target, MntFlags::empty());
+                result != Err(Errno::EBUSY)
             });
+            if let Err(error) = result {
+                panic!("cannot unmount {}: {error}", self.target.display());
+            }
             self.count -= 1;
         }
     }

@@ -6,7 +6,7 @@ use tonic::transport::Channel;
 
 use super::Settings;
 use super::report::{Bar, Report};
-use super::world::{Series, Side, World, pairs, quiet, request_in};
+use super::world::{Series, Side, World, pairs, quiet, request_in, rooted};
 use crate::block_on;
 use crate::proto::snapshots::snapshots_client::SnapshotsClient;
 use crate::proto::snapshots::{MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest};
@@ -24,7 +24,7 @@ pub(super) fn measure(settings: &Settings, world: &World, report: &mut Report) {
     let mut whole = Series::default();
     let mut emptied = Series::default();
     let mut latencies: [Series; 3] = Default::default();
-    pairs("calls through containerd", settings.pairs(16), |side, pair| {
+    pairs("calls through containerd", settings.pairs(10), |side, pair| {
         let top = &tops.iter().find(|(of, _)| *of == side).expect("both sides").1;
         quiet();
         let begin = Instant::now();
@@ -95,12 +95,11 @@ async fn one_client(
     let snapshotter = || snapshotter.to_owned();
     for round in 0..rounds {
         let key = || format!("{keys}-{round}");
-        let labels = std::collections::HashMap::new();
         let request = PrepareSnapshotRequest {
             snapshotter: snapshotter(),
             key: key(),
             parent: parent.clone(),
-            labels,
+            labels: rooted(),
         };
         let begin = Instant::now();
         client.prepare(request_in(request)).await.expect("Prepare");

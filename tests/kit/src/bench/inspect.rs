@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Settings;
 use super::report::Report;
-use super::world::{Series, Side, World, pairs, quiet, request_in};
+use super::world::{Series, Side, World, pairs, quiet, request_in, rooted};
 use crate::block_on;
 use crate::proto::snapshots::snapshots_client::SnapshotsClient;
 use crate::proto::snapshots::{
@@ -47,8 +47,7 @@ type Client = SnapshotsClient<tonic::transport::Channel>;
 /// Prepares a snapshot and puts files in its upper.
 async fn fill(client: &mut Client, side: Side, parent: String) {
     let (snapshotter, key) = (side.name().to_owned(), KEY.to_owned());
-    let labels = std::collections::HashMap::new();
-    let request = PrepareSnapshotRequest { snapshotter, key, parent, labels };
+    let request = PrepareSnapshotRequest { snapshotter, key, parent, labels: rooted() };
     let mounts = client.prepare(request_in(request)).await.expect("Prepare").into_inner().mounts;
     let mut options = mounts.iter().flat_map(|mount| &mount.options);
     let upper = options.find_map(|option| option.strip_prefix("upperdir=")).expect("an upper");

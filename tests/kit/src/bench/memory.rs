@@ -127,7 +127,7 @@ async fn direct(settings: &Settings, daemon: &Daemon, report: &mut Report) {
     let top = layer(0, LAYERS);
     let mut seconds = Vec::new();
     let mut latencies = calls::Latencies::default();
-    for run in 0..settings.pairs(16) {
+    for run in 0..settings.pairs(5) {
         quiet();
         let clients = calls::clients(async || daemon.snapshots().await).await;
         let begin = Instant::now();

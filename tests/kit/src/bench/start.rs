@@ -8,7 +8,7 @@ pub(super) fn measure(settings: &Settings, world: &World, report: &mut Report) {
     let before = world.directories();
     let mut started = Series::default();
     let mut whole = Series::default();
-    pairs("container start", settings.pairs(40), |side, pair| {
+    pairs("container start", settings.pairs(30), |side, pair| {
         let id = format!("{}-{pair}", side.name());
         quiet();
         started.add(side, timed(&mut run(world, side, &["-d", "--null-io"], &id)));
@@ -17,7 +17,7 @@ pub(super) fn measure(settings: &Settings, world: &World, report: &mut Report) {
         world.settle(before);
     });
     report.compare("ctr run -d IMAGE true (start)", &started, Some(Bar::AtMost(1.05)));
-    pairs("container run", settings.pairs(40), |side, pair| {
+    pairs("container run", settings.pairs(30), |side, pair| {
         quiet();
         let id = format!("{}-{pair}", side.name());
         whole.add(side, timed(&mut run(world, side, &["--rm"], &id)));

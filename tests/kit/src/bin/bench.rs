@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use overstream_testkit::bench::{Settings, measure};
 
 const USAGE: &str =
-    "usage: bench [--quick] [--only memory|import|calls|start|inspect] [--json FILE]";
+    "usage: bench [--quick] [--only memory|import|calls|start|inspect|syscalls] [--json FILE]";
 
 fn main() -> ExitCode {
     match run() {

@@ -1,0 +1,167 @@
+//! The commands that ask a running daemon, as text and as JSON.
+
+use std::process::Command;
+
+use overstream_testkit::{Output, run};
+use serde_json::Value;
+
+use super::frame::{BINARY, Bed, serve, serve_as};
+
+fn tool(bed: &Bed, arguments: &[&str]) -> Output {
+    run(Command::new(BINARY).args(arguments).env("OVERSTREAM_SOCKET", bed.daemon.socket()))
+}
+
+fn json(bed: &Bed, arguments: &[&str]) -> Value {
+    let output = tool(bed, &[arguments, &["--json"]].concat()).ok();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output}"))
+}
+
+const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// One layer and one container, with keys as containerd makes them.
+fn populate(bed: &Bed) -> (String, &'static str) {
+    let (layer, container) = (format!("default/2/{DIGEST}"), "default/3/web");
+    bed.client.prepare("default/1/extract-1-x", "", &[]).unwrap();
+    std::fs::write(bed.fs(1).join("file"), vec![1; 50_000]).unwrap();
+    bed.client.commit(&layer, "default/1/extract-1-x", &[]).unwrap();
+    bed.client.prepare(container, &layer, &[("l", "v")]).unwrap();
+    (layer, container)
+}
+
+#[test]
+fn ls_lists_snapshots_of_all_plugin_names() {
+    serve(|bed| {
+        let empty = tool(bed, &["ls"]).ok().text();
+        assert_eq!(empty.lines().count(), 1, "{empty}");
+        assert_eq!(json(bed, &["ls"]), Value::Array(Vec::new()));
+        let (layer, container) = populate(bed);
+        bed.daemon.client("other").view("v", "", &[]).unwrap();
+        let text = tool(bed, &["ls"]).ok().text();
+        assert_eq!(text.lines().count(), 4, "{text}");
+        for word in ["KEY", "default/2/sha256:0123456789ab ", container, "committed", "other"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        let listed = json(bed, &["ls"]);
+        let found = listed.as_array().unwrap().iter().find(|s| s["key"] == container).unwrap();
+        assert_eq!(found["parent"], layer);
+        assert_eq!(found["kind"], "active");
+        assert_eq!(found["labels"]["l"], "v");
+        assert_eq!(found["upper"], bed.fs(2).display().to_string());
+        let active = json(bed, &["ls", "kind==active", "kind==view"]);
+        assert_eq!(active.as_array().unwrap().len(), 2);
+        let bad = tool(bed, &["ls", "kind=active"]).fails();
+        assert!(bad.stdout.is_empty() && !bad.errors().is_empty(), "{bad}");
+    });
+}
+
+#[test]
+fn mounts_explains_one_snapshot() {
+    serve(|bed| {
+        let (layer, container) = populate(bed);
+        for key in [container, "web"] {
+            let text = tool(bed, &["mounts", key]).ok().text();
+            let upper = bed.fs(2).display().to_string();
+            for word in [container, &upper, "mount -t overlay", &bed.fs(1).display().to_string()] {
+                assert!(text.contains(word), "{word}: {text}");
+            }
+            let answer = json(bed, &["mounts", key]);
+            let options = answer["mounts"][0]["options"].as_array().unwrap();
+            let mounts = bed.client.mounts(container).unwrap();
+            let expected: Vec<Value> =
+                mounts[0].options.iter().map(|option| option.as_str().into()).collect();
+            assert_eq!(options, &expected);
+            assert_eq!(answer["layers"][0], bed.fs(1).display().to_string());
+        }
+        let committed = tool(bed, &["mounts", &layer]).ok().text();
+        assert!(committed.contains("committed snapshot has no mounts"), "{committed}");
+        let missing = tool(bed, &["mounts", "none"]).fails();
+        assert!(missing.errors().contains("overstream ls"), "{missing}");
+        bed.client.prepare("default/9/web", &layer, &[]).unwrap();
+        let unclear = tool(bed, &["mounts", "web"]).fails();
+        assert!(unclear.errors().contains("default/9/web"), "{unclear}");
+    });
+}
+
+#[test]
+fn usage_sums_up_every_store() {
+    serve(|bed| {
+        populate(bed);
+        bed.view("v", "");
+        bed.prepare("gone", "");
+        bed.client.remove("gone").unwrap();
+        let stores = json(bed, &["usage"]);
+        let root = &stores[0];
+        assert_eq!((root["name"].as_str(), root["type"].as_str()), (Some("root"), Some("root")));
+        let layer = bed.client.usage(&format!("default/2/{DIGEST}")).unwrap();
+        assert_eq!(root["committed"]["bytes"].as_i64(), Some(layer.0));
+        assert_eq!(root["committed"]["inodes"].as_i64(), Some(layer.1));
+        for (field, count) in [("views", 1), ("garbage", 1), ("retained", 0)] {
+            assert_eq!(root[field], count, "{field}");
+        }
+        assert_eq!(root["active"]["count"], 1);
+        assert!(root["available_bytes"].as_u64().unwrap() > 0);
+        let text = tool(bed, &["usage"]).ok().text();
+        for word in ["STORE", "root", "KiB", &bed.daemon.root().display().to_string()] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    });
+}
+
+#[test]
+fn retained_uppers_are_listed_and_deleted() {
+    serve_as(
+        |daemon| daemon.with_config("[[rules]]\nnamespace = \"default\"\nretain = true\n"),
+        |bed| {
+            let none = tool(bed, &["retained"]).ok().text();
+            assert_eq!(none, "no retained uppers");
+            assert_eq!(json(bed, &["retained"]), Value::Array(Vec::new()));
+            let (_, container) = populate(bed);
+            std::fs::write(bed.fs(2).join("kept"), "x").unwrap();
+            bed.client.remove(container).unwrap();
+            bed.client.cleanup().unwrap();
+            assert!(bed.fs(2).join("kept").exists());
+            assert!(bed.client.list(&["kind==active"]).unwrap().is_empty());
+            let text = tool(bed, &["retained"]).ok().text();
+            assert!(text.contains("web") && text.contains("sha256:0123456789ab"), "{text}");
+            let listed = json(bed, &["retained"]);
+            assert_eq!(listed[0]["name"], "web");
+            assert_eq!(listed[0]["chain"][0], DIGEST);
+            assert_eq!(listed[0]["upper"], bed.fs(2).display().to_string());
+            tool(bed, &["retained", "rm", "2"]).ok();
+            assert!(!bed.own(2).exists());
+            tool(bed, &["retained", "rm", "2"]).fails();
+        },
+    );
+}
+
+#[test]
+fn config_check_lists_every_mistake() {
+    serve(|bed| {
+        let check = |text: &str| {
+            let file = bed.scratch.write("checked.toml", text);
+            tool(bed, &["config", "check", &file.display().to_string()])
+        };
+        let good = check("root = \"/r\"\n[stores.fast]\ntype = \"dir\"\npath = \"/fast\"\n").ok();
+        assert!(good.text().contains("1 stores, 0 rules, no mistakes"), "{good}");
+        let bad = check("root = \"r\"\nsocket = \"/a:b\"\n[[rules]]\nmode = \"warp\"\n").fails();
+        let errors = bad.errors();
+        for line in ["checked.toml:1: ", "checked.toml:2: ", "checked.toml:4: "] {
+            assert!(errors.contains(line), "{line}: {errors}");
+        }
+        let missing = bed.scratch.join("missing.toml").display().to_string();
+        assert!(tool(bed, &["config", "check", &missing]).fails().errors().contains(&missing));
+    });
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_told_in_words() {
+    serve(|bed| {
+        bed.daemon.stop();
+        for command in [["ls"].as_slice(), &["mounts", "x"], &["usage"], &["retained"]] {
+            let output = tool(bed, command).fails();
+            let errors = output.errors();
+            assert!(errors.contains("is `overstream serve` running"), "{errors}");
+            assert!(output.stdout.is_empty());
+        }
+    });
+}
