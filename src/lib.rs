@@ -15,6 +15,7 @@ mod grpc;
 mod heap;
 mod idmap;
 mod layout;
+mod locks;
 mod metastore;
 mod metrics;
 mod mountinfo;

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::LazyLock;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -14,6 +14,8 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen,
 };
+
+use crate::locks::PathLocks;
 
 /// What holds for the whole host, as found at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,23 +82,24 @@ pub(crate) fn check_upper(
     owner: &str,
     features: &Features,
 ) -> Result<(), String> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    static ONE_AT_A_TIME: LazyLock<PathLocks> = LazyLock::new(PathLocks::default);
     let trial = directory.join(format!(".overstream-probe-{owner}"));
     let remove = || {
         crate::tree::remove(&trial)
             .map_err(|error| format!("cannot delete {}: {error}", trial.display()))
     };
-    remove()?;
-    let result = match try_upper(&trial, features) {
-        Err((error, problem)) if is_full(&error) => {
-            tracing::warn!(problem, "no space to find out whether an upper can lie there");
-            Ok(())
-        }
-        other => other.map_err(|(_, problem)| problem),
-    };
-    let removed = remove();
-    result.and(removed)
+    ONE_AT_A_TIME.hold(&trial, || {
+        remove()?;
+        let result = match try_upper(&trial, features) {
+            Err((error, problem)) if is_full(&error) => {
+                tracing::warn!(problem, "no space to find out whether an upper can lie there");
+                Ok(())
+            }
+            other => other.map_err(|(_, problem)| problem),
+        };
+        let removed = remove();
+        result.and(removed)
+    })
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -79,14 +79,15 @@ impl Snapshotter {
 
     /// Moves an upper out of the way in one step: nobody may take over one that is half deleted.
     fn set_aside(&self, id: u64, mount: &Path, name: &str, aside: &str) -> Result<()> {
-        let _one_at_a_time = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(home) = Home::open(mount, name)? else { return Ok(()) };
-        match home.owner()? {
-            Some(owner) if owner.root == self.stores.root_uuid() && owner.snapshot == id => {
-                home.rename(mount, name, aside)
+        self.settling.hold(mount, || {
+            let Some(home) = Home::open(mount, name)? else { return Ok(()) };
+            match home.owner()? {
+                Some(owner) if owner.root == self.stores.root_uuid() && owner.snapshot == id => {
+                    home.rename(mount, name, aside)
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
-        }
+        })
     }
 
     /// Makes a committed snapshot of another store reachable below the root, among all layers.

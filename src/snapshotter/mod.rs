@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::filter::{Filter, SnapshotFields};
 use crate::idmap;
 use crate::layout;
+use crate::locks::PathLocks;
 use crate::metastore::{Commit, Layer, Metastore, Place, ROOT_STORE, Removal, Row};
 use crate::mounts::{self, View};
 use crate::placement::Policy;
@@ -48,8 +49,8 @@ pub(crate) struct Snapshotter {
     usage: UsageCache,
     /// Held while garbage is deleted, so that two Cleanups do not get in each other's way.
     cleaning: Mutex<()>,
-    /// Held while an upper on a volume changes hands.
-    settling: Mutex<()>,
+    /// Held while an upper on a volume changes hands; one per volume.
+    settling: PathLocks,
     handed_out: settle::HandedOut,
     sync: sync::Queue,
     /// Keeps a second daemon off the same root for as long as this one lives.

@@ -141,7 +141,9 @@ impl Snapshotter {
             return Err(Error::FailedPrecondition(format!("rule {index} is gone")));
         };
         match volume::find(self.stores.pattern(store)?, rule, identity, &mountinfo::read()?) {
-            Ok(found) => self.settle_on_volume(row, chain, &decision, store, &found),
+            Ok(found) => self
+                .settling
+                .hold(&found.mount, || self.settle_on_volume(row, chain, &decision, store, &found)),
             Err(problem @ (NoVolume::Unknown(_) | NoVolume::None(_)))
                 if rule.otherwise == Otherwise::Next =>
             {
@@ -203,7 +205,6 @@ impl Snapshotter {
         store: &str,
         found: &Found,
     ) -> Result<Row> {
-        let _one_at_a_time = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
         probe::check_upper(&found.mount, self.stores.root_uuid(), &self.features)
             .map_err(|problem| Error::FailedPrecondition(format!("store {store:?}: {problem}")))?;
         let home = Home::create(&found.mount, &found.subdirectory, self.owner_for(&row, chain)?)?;

@@ -18,6 +18,7 @@ use super::{Options, Snapshotter, sync};
 use crate::config::Config;
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
+use crate::locks::PathLocks;
 use crate::metastore::{Metastore, OpenError, Place, ROOT_STORE, Row};
 use crate::placement::Policy;
 use crate::placement::identity::Containerd;
@@ -94,7 +95,7 @@ impl Snapshotter {
             containers: Box::new(Containerd::new(&config.containerd, runtime.clone())),
             usage: UsageCache::default(),
             cleaning: Mutex::new(()),
-            settling: Mutex::new(()),
+            settling: PathLocks::default(),
             handed_out: HandedOut::default(),
             sync: sync::Queue::default(),
             _lock: lock,

@@ -29,6 +29,7 @@ fn run_mapped(stack: &Stack, more: &[&str]) {
     assert_eq!(owner(""), (BASE, BASE));
 }
 
+/// SEMANTICS M4.
 #[test]
 fn ids_are_mapped_by_copying_layers() {
     with_stack(as_it_is, |_, stack| {
@@ -43,6 +44,7 @@ fn remapping(options: &mut Options) {
     options.proxies[0].capabilities.push("remap-ids".to_owned());
 }
 
+/// SEMANTICS M4.
 #[test]
 fn ids_are_mapped_by_the_kernel() {
     // Older versions pass the labels on but cannot mount what they ask for.

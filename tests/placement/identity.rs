@@ -3,11 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use overstream_testkit::proto::types::Mount;
 use overstream_testkit::{
-    Client, Daemon, FsKind, LoopFs, Scratch, limit, mount, require_root, run,
+    Client, Daemon, FsKind, LoopFs, Scratch, Stack, limit, mount, require_root, run,
 };
 use tonic::{Code, Status};
 
@@ -70,7 +71,7 @@ fn mounts_need_the_volume_the_upper_lies_on() {
         no_mounts(&client, "c1", Code::Unavailable, "its volume is not mounted");
         assert_eq!(volume.path().read_dir().unwrap().count(), 0, "written below the mount point");
 
-        let mut command = std::process::Command::new("mount");
+        let mut command = Command::new("mount");
         run(command.args(["-t", "tmpfs", "tmpfs"]).arg(volume.path())).ok();
         no_mounts(&client, "c1", Code::Unavailable, "is another one");
         assert_eq!(volume.path().read_dir().unwrap().count(), 0);
@@ -199,7 +200,7 @@ fn a_directory_bound_to_the_place_of_a_volume_is_one() {
     with_volume(|scratch, _, daemon| {
         let client = client(&daemon);
         let [disk, target] = ["local-disk", "pods/uid-2/volumes/rootfs"].map(|n| scratch.dir(n));
-        run(std::process::Command::new("mount").arg("--bind").arg(&disk).arg(&target)).ok();
+        run(Command::new("mount").arg("--bind").arg(&disk).arg(&target)).ok();
         let labels = [(POD, "uid-2"), (CONTAINER, "app")];
         let mounts = client.prepare("k8s.io/7/c1", &layer(1), &labels).unwrap();
         assert_eq!(writable(&mounts), target.join("overstream/app/fs"));
@@ -314,5 +315,51 @@ fn identity_labels_need_permission() {
         let client = client(&daemon);
         refused(&client, "app", Code::InvalidArgument, "does not allow this label");
         assert!(!volume.join("overstream").exists());
+    });
+}
+
+/// Stops all writes to a file system until this is dropped.
+struct Frozen<'a>(&'a LoopFs);
+
+impl<'a> Frozen<'a> {
+    fn new(volume: &'a LoopFs) -> Self {
+        run(Command::new("fsfreeze").arg("-f").arg(volume.path())).ok();
+        Self(volume)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        run(Command::new("fsfreeze").arg("-u").arg(self.0.path()));
+    }
+}
+
+/// SEMANTICS P11.
+#[test]
+fn a_volume_that_hangs_holds_up_nobody_else() {
+    with_volume(|scratch, hanging, daemon| {
+        let sound = volume(scratch, "uid-2");
+        let (sender, answers) = std::sync::mpsc::channel();
+        let ask = |pod: &'static str| {
+            let (sender, socket) = (sender.clone(), daemon.socket().to_owned());
+            std::thread::spawn(move || {
+                let client = Client::new(&socket, Stack::PLUGIN);
+                let key = format!("k8s.io/7/{pod}");
+                let labels = [(POD, pod), (CONTAINER, "app")];
+                sender.send((pod, client.prepare(&key, &layer(1), &labels))).ok();
+            })
+        };
+        let frozen = Frozen::new(hanging);
+        let blocked = ask("uid-1");
+        // Long enough for the first to be in the middle of it.
+        assert!(answers.recv_timeout(Duration::from_millis(300)).is_err());
+        ask("uid-2");
+        // Never waited for without an end: nothing can kill what waits for a frozen file system.
+        let (pod, answer) = answers.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(pod, "uid-2");
+        assert!(writable(&answer.unwrap()).starts_with(sound.path()));
+        drop(frozen);
+        blocked.join().unwrap();
+        assert!(writable(&answers.recv().unwrap().1.unwrap()).starts_with(hanging.path()));
     });
 }
