@@ -15,7 +15,7 @@ pub(super) fn measure(settings: &Settings, world: &World, report: &mut Report) {
     let empty = world.directories();
     let mut series = Series::default();
     let mut writeback = Series::default();
-    pairs("import", settings.pairs(10), |side, _| {
+    pairs("import", settings.pairs(30), |side, _| {
         quiet();
         let import = ["images", "import", "--snapshotter", side.name(), &archive];
         series.add(side, timed(&mut world.containerd.ctr_command(NAMESPACE, &import)));
