@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -162,7 +162,7 @@ impl Home {
         layout::check_mountable(&path)?;
         let directory = make(&ours, subdirectory, 0o700, &path)?;
         let home = Self { path, directory };
-        let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        let nofollow = AtFlags::SYMLINK_NOFOLLOW;
         let missing = |name| rustix::fs::statat(&home.directory, name, nofollow).is_err();
         // One that nobody got yet may be what a crash left, before it had its owner.
         let (is_new, is_nobodys) = (missing(layout::FS), missing(IDENTITY));
@@ -226,14 +226,20 @@ impl Home {
         let path = self.path.join(&temporary);
         let text = serde_json::to_string_pretty(owner)
             .map_err(|error| Error::InvalidArgument(format!("{}: {error}", path.display())))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let delete = || match rustix::fs::unlinkat(&self.directory, &temporary, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other.at("delete", &path),
+        };
+        // Whatever is there, a crash left it or somebody planted it: a link, or a FIFO that blocks.
+        delete()?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file =
             rustix::fs::openat2(&self.directory, &temporary, flags, Mode::from(0o600), INSIDE);
         let mut file = File::from(file.at("create", &path)?);
         let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
         if written.is_err() {
-            rustix::fs::unlinkat(&self.directory, &temporary, rustix::fs::AtFlags::empty())
-                .at("delete", &path)?;
+            delete()?;
         }
         written.at("write", &path)?;
         crate::crash::point("settle: identity file written");
