@@ -138,6 +138,15 @@ const OPEN: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEX
 const INSIDE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
+/// Splits the directory of an upper on a volume into the volume's mount point and the directory's name.
+pub(crate) fn split(id: u64, directory: &Path) -> Result<(&Path, &str)> {
+    let mount = directory.parent().and_then(Path::parent);
+    let name = directory.file_name().and_then(|name| name.to_str());
+    mount
+        .zip(name)
+        .ok_or_else(|| Error::BadRow { id, problem: format!("volume directory {directory:?}") })
+}
+
 impl Home {
     /// Opens the directory `subdirectory` on the volume; nothing if it does not exist.
     pub(crate) fn open(mount: &Path, subdirectory: &str) -> Result<Option<Self>> {

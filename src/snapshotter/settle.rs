@@ -24,7 +24,7 @@ use crate::placement::identity::Identity;
 use crate::placement::volume::{self, Found, Home, NoVolume, Owner};
 use crate::placement::{Decision, Request, Target};
 use crate::probe;
-use crate::snapshot::{KeyHint, Kind, Mount};
+use crate::snapshot::{KeyHint, Kind, Labels, Mount};
 
 /// How long mounts that were handed out but never mounted keep others off the upper.
 const HANDED_OUT: Duration = Duration::from_secs(60);
@@ -219,7 +219,7 @@ impl Snapshotter {
     fn settle_in_store(&self, mut row: Row, chain: &[Layer], placement: Placement) -> Result<Row> {
         let base = self.stores.ready(&placement.store, &self.meta, &self.features)?;
         let directory = layout::snapshot(base, row.id);
-        mend_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
+        mend_snapshot(&directory, Kind::Active, self.owner_for(&row.info.labels, chain)?)?;
         crate::crash::point("settle: directories made");
         // Should this fail, the row may still need the directory: it is left to the next attempt.
         self.meta.settle(row.id, &placement)?;
@@ -238,7 +238,11 @@ impl Snapshotter {
     ) -> Result<Row> {
         probe::check_upper(&found.mount, self.stores.root_uuid(), &self.features)
             .map_err(|problem| Error::FailedPrecondition(format!("store {store:?}: {problem}")))?;
-        let home = Home::create(&found.mount, &found.subdirectory, self.owner_for(&row, chain)?)?;
+        let home = Home::create(
+            &found.mount,
+            &found.subdirectory,
+            self.owner_for(&row.info.labels, chain)?,
+        )?;
         crate::crash::point("settle: volume directory made");
         let identity = self.chain_identity(chain);
         self.meta.check_no_layer(&home.path().display().to_string())?;
@@ -300,8 +304,8 @@ impl Snapshotter {
     }
 
     /// Owner of the root directory of a new upper.
-    pub(super) fn owner_for(&self, row: &Row, chain: &[Layer]) -> Result<(u32, u32)> {
-        match (idmap::root_owner(&row.info.labels)?, chain.first()) {
+    pub(super) fn owner_for(&self, labels: &Labels, chain: &[Layer]) -> Result<(u32, u32)> {
+        match (idmap::root_owner(labels)?, chain.first()) {
             (Some(root), _) => Ok((root.uid, root.gid)),
             (None, Some(parent)) => self.owner_of(parent),
             (None, None) => Ok((0, 0)),
@@ -352,15 +356,7 @@ impl Snapshotter {
 
     /// Another volume may have been mounted in the place of the one the upper lies on.
     fn check_volume(&self, row: &Row, directory: &Path) -> Result<()> {
-        let (Some(mount), Some(name)) = (
-            directory.parent().and_then(Path::parent),
-            directory.file_name().and_then(|name| name.to_str()),
-        ) else {
-            return Err(Error::BadRow {
-                id: row.id,
-                problem: format!("volume directory {directory:?}"),
-            });
-        };
+        let (mount, name) = volume::split(row.id, directory)?;
         let gone = |problem: &str| {
             Error::Unavailable(format!(
                 "upper of snapshot {:?} in {}: {problem}",
