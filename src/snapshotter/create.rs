@@ -167,9 +167,27 @@ impl Snapshotter {
             return Ok(mounts);
         }
         // Its labels tell whose it is, so its place can be settled now; a failure must leave nothing.
-        self.mounts(new.snapshotter, new.key, new.namespace).or_else(|error| {
-            self.meta.remove(&row, &Removal::Leave)?;
-            Err(error)
+        self.mounts(new.snapshotter, new.key, new.namespace).inspect_err(|_| {
+            if let Err(error) = self.undo(&row) {
+                tracing::error!(key = new.key, %error, "cannot remove a snapshot that was refused");
+            }
+        })
+    }
+
+    /// Removes a snapshot that was just recorded, whatever place it got meanwhile.
+    fn undo(&self, row: &Row) -> Result<()> {
+        self.alone(row.id, || {
+            let now = self.as_it_is_now(row)?;
+            let removal = match &now.placement.place {
+                Place::Store => Removal::Discard,
+                // An upper on a volume may have been there before, with somebody's files in it.
+                Place::Volume(_) | Place::Pending | Place::Moved(_) => Removal::Leave,
+            };
+            self.meta.remove(&now, &removal)?;
+            if let Place::Volume(directory) = &now.placement.place {
+                self.handed_out.forget(directory.as_ref());
+            }
+            Ok(())
         })
     }
 

@@ -154,6 +154,7 @@ impl Snapshotter {
         if decision.volatile && !chain.is_empty() {
             placement.volatile_boot = Some(self.features.boot.clone());
         }
+        self.check_mounts(&row, chain, &placement)?;
         self.settle_in_store(row, chain, placement)
     }
 
@@ -202,12 +203,15 @@ impl Snapshotter {
     /// Settles a pending snapshot while nobody else settles or removes it; one call's work serves all.
     fn settle_once(&self, row: &Row, settle: impl FnOnce(Row) -> Result<Row>) -> Result<Row> {
         self.alone(row.id, || {
-            let now = self.meta.get(&row.snapshotter, &row.info.name)?;
-            if now.id != row.id {
-                return Err(Error::no_snapshot(&row.info.name));
-            }
+            let now = self.as_it_is_now(row)?;
             if now.placement.place == Place::Pending { settle(now) } else { Ok(now) }
         })
+    }
+
+    /// Reads a snapshot's row again; another snapshot of the same key is not it.
+    pub(super) fn as_it_is_now(&self, row: &Row) -> Result<Row> {
+        let now = self.meta.get(&row.snapshotter, &row.info.name)?;
+        if now.id == row.id { Ok(now) } else { Err(Error::no_snapshot(&row.info.name)) }
     }
 
     /// Keeps other calls from settling or removing a pending snapshot meanwhile.
@@ -247,6 +251,11 @@ impl Snapshotter {
         let identity = self.chain_identity(chain);
         self.meta.check_no_layer(&home.path().display().to_string())?;
         self.check_take_over(&row, &home, &identity)?;
+        let mut placement =
+            placed(store, &format!("{}: volume {}", decision.reason, found.mount.display()));
+        placement.place = Place::Volume(home.path().display().to_string());
+        placement.retain = decision.retains();
+        self.check_mounts(&row, chain, &placement)?;
         home.set_owner(&Owner::new(
             self.stores.root_uuid(),
             row.id,
@@ -254,14 +263,16 @@ impl Snapshotter {
             self.features.userxattr,
         ))?;
         crate::crash::point("settle: identity written");
-        let mut placement =
-            placed(store, &format!("{}: volume {}", decision.reason, found.mount.display()));
-        placement.place = Place::Volume(home.path().display().to_string());
-        placement.retain = decision.retains();
         self.meta.settle(row.id, &placement)?;
         crate::crash::point("settle: recorded");
         row.placement = placement;
         Ok(row)
+    }
+
+    /// Finds out mounts that cannot be before anything is recorded for them.
+    fn check_mounts(&self, row: &Row, chain: &[Layer], placement: &Placement) -> Result<()> {
+        let settled = Row { placement: placement.clone(), ..row.clone() };
+        self.mounts_of(&settled, chain).map(drop)
     }
 
     /// Refuses an upper that is another chain's, or that somebody uses or is about to use.

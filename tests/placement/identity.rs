@@ -284,6 +284,32 @@ fn a_snapshot_that_is_removed_takes_nothing_with_it() {
 
 /// SEMANTICS P9.
 #[test]
+fn mounts_that_cannot_be_take_no_volume() {
+    const MAPS: [(&str, &str); 2] = [
+        ("containerd.io/snapshot/uidmapping", "0:100000:65536"),
+        ("containerd.io/snapshot/gidmapping", "0:100000:65536"),
+    ];
+    with_volume(|scratch, volume, mut daemon| {
+        daemon.set_config(&format!("remap_ids = \"on\"\n{}", config(scratch, TRUSTED)));
+        daemon.restart();
+        let client = client(&daemon);
+        prepare(&client, "base", "base").unwrap();
+        client.commit("k8s.io/8/committed", "k8s.io/7/base", &[]).unwrap();
+        let mut labels = vec![(POD, "uid-1"), (CONTAINER, "app")];
+        client.prepare("k8s.io/7/plain", "k8s.io/8/committed", &labels).unwrap();
+        client.remove("k8s.io/7/plain").unwrap();
+        let identity = volume.join("overstream/app/overstream.json");
+        let before = fs::read(&identity).unwrap();
+        labels.extend(MAPS);
+        let status = client.prepare("k8s.io/7/c1", "k8s.io/8/committed", &labels).unwrap_err();
+        assert!(status.message().contains("ids cannot be mapped"), "{status}");
+        assert_eq!(client.stat("k8s.io/7/c1").unwrap_err().code(), Code::NotFound);
+        assert_eq!(fs::read(&identity).unwrap(), before);
+    });
+}
+
+/// SEMANTICS P9.
+#[test]
 fn looking_at_a_live_container_does_not_keep_its_successor_waiting() {
     with_volume(|scratch, _, daemon| {
         let client = client(&daemon);
