@@ -53,22 +53,40 @@ impl Snapshotter {
         request: &Request<'_>,
         chain: &[Layer],
     ) -> Result<Option<Resumed>> {
-        let retained = match &decision.resume {
-            Resume::Fresh => return Ok(None),
-            Resume::IfRetained => self.lookup(request, request.hint.user_key)?,
-            Resume::Required(name) => {
-                let found = self.lookup(request, name)?;
-                Some(found.ok_or_else(|| {
-                    Error::FailedPrecondition(format!(
-                        "there is no retained upper {name:?} in namespace {:?}; `overstream retained` lists them",
-                        request.hint.namespace
-                    ))
-                })?)
-            }
-        };
-        let Some(retained) = retained else { return Ok(None) };
+        let Some(retained) = self.wanted(decision, request)? else { return Ok(None) };
         self.check_resumable(&retained, chain)?;
         Ok(Some(Resumed { id: retained.id, store: retained.store }))
+    }
+
+    /// Refuses to place an empty upper where a retained one was to be taken back: only Prepare can do
+    /// that, because a snapshot has the number of its upper.
+    pub(super) fn check_none_wanted(
+        &self,
+        decision: &Decision,
+        request: &Request<'_>,
+    ) -> Result<()> {
+        let Some(retained) = self.wanted(decision, request)? else { return Ok(()) };
+        Err(Error::FailedPrecondition(format!(
+            "{} takes back retained upper {}@{}, but it came into question only after Prepare, because a rule for \
+             a volume stands above; put a rule with `resume` above that one, or give the upper up with \
+             `overstream retained rm {}`",
+            decision.reason, retained.name, retained.id, retained.id
+        )))
+    }
+
+    /// The retained upper that a decision asks for.
+    fn wanted(&self, decision: &Decision, request: &Request<'_>) -> Result<Option<Retained>> {
+        match &decision.resume {
+            Resume::Fresh => Ok(None),
+            Resume::IfRetained => self.lookup(request, request.hint.user_key),
+            Resume::Required(name) => match self.lookup(request, name)? {
+                None => Err(Error::FailedPrecondition(format!(
+                    "there is no retained upper {name:?} in namespace {:?}; `overstream retained` lists them",
+                    request.hint.namespace
+                ))),
+                found => Ok(found),
+            },
+        }
     }
 
     /// Finds by `NAME`, or by `NAME@NUMBER` where several have the name.

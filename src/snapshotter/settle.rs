@@ -149,6 +149,7 @@ impl Snapshotter {
                 row.info.name
             )));
         };
+        self.check_none_wanted(&decision, request)?;
         let mut placement = placed(store, &format!("{}; {why}", decision.reason));
         placement.retain = decision.retains();
         if decision.volatile && !chain.is_empty() {

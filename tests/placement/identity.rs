@@ -308,6 +308,34 @@ fn mounts_that_cannot_be_take_no_volume() {
     });
 }
 
+/// SEMANTICS P6, R2.
+#[test]
+fn a_retained_upper_that_comes_too_late_is_not_passed_over() {
+    with_volume(|scratch, _, mut daemon| {
+        let next = format!(
+            "otherwise = \"next\"\n[[rules]]\nkey = \"^kept\"\nretain = true\nresume = true\n{TRUSTED}"
+        );
+        daemon.set_config(&config(scratch, &next));
+        daemon.restart();
+        let client = client(&daemon);
+        let labels = [(POD, "uid-none"), (CONTAINER, "app")];
+        let place = |key: &str| client.prepare(&format!("k8s.io/7/{key}"), &layer(1), &labels);
+        let mounts = place("kept-1").unwrap();
+        let kept = writable(&mounts).join("kept");
+        fs::write(&kept, "kept").unwrap();
+        client.remove("k8s.io/7/kept-1").unwrap();
+        let status = place("kept-1").unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        for words in ["rule 2", "kept-1@", "retained rm"] {
+            assert!(status.message().contains(words), "{words:?} is not in: {status}");
+        }
+        assert_eq!(client.stat("k8s.io/7/kept-1").unwrap_err().code(), Code::NotFound);
+        client.cleanup().unwrap();
+        assert_eq!(fs::read(&kept).unwrap(), b"kept");
+        place("kept-2").unwrap();
+    });
+}
+
 /// SEMANTICS P9.
 #[test]
 fn looking_at_a_live_container_does_not_keep_its_successor_waiting() {
