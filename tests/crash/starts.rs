@@ -62,8 +62,9 @@ fn first_starts(scratch: &Arc<Scratch>) -> BTreeSet<String> {
 fn leave_strays(world: &mut World) {
     let last = 1000 * world.fresh();
     for (base, id) in [(&world.root, last + 3), (&world.fast, last + 4)] {
-        fs::create_dir_all(base.join(format!("snapshots/{id}/fs/some"))).unwrap();
-        fs::write(base.join(format!("snapshots/{id}/fs/some/file")), "stray").unwrap();
+        fs::create_dir_all(base.join(format!("snapshots/{id}/fs"))).unwrap();
+        fs::create_dir_all(base.join(format!("snapshots/{id}/work/some"))).unwrap();
+        fs::write(base.join(format!("snapshots/{id}/work/some/file")), "stray").unwrap();
     }
     symlink("/nowhere", world.root.join(format!("snapshots/{}", last + 5))).unwrap();
 }
