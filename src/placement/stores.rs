@@ -164,6 +164,13 @@ impl Stores {
             }
             (Some(_), Some(_)) => {}
             (None, None) => {
+                if holds_entries(&layout::snapshots(&store.path))? {
+                    return Err(unusable(format!(
+                        "its directory {} holds files, but no marker {MARKER} says that they are this root's; \
+                         choose a directory that no other program uses",
+                        layout::SNAPSHOTS
+                    )));
+                }
                 probe::check_upper(&store.path, &self.root_uuid, features).map_err(&unusable)?;
                 return self.adopt(name, &store.path, meta);
             }
@@ -202,6 +209,14 @@ impl Stores {
                 Error::Unavailable(format!("{} is damaged: {error}; restore it", file.display()))
             }),
         }
+    }
+}
+
+/// True if there is such a directory and something in it.
+fn holds_entries(directory: &Path) -> Result<bool> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        entries => Ok(entries.at("read", directory)?.next().is_some()),
     }
 }
 

@@ -62,6 +62,24 @@ fn a_store_that_was_never_there_stops_the_start() {
     });
 }
 
+/// SEMANTICS P5. containerd's own overlayfs snapshotter keeps its files in the same layout.
+#[test]
+fn a_directory_with_somebody_elses_snapshots_is_not_adopted() {
+    with_disk(|scratch, _, mut daemon| {
+        let theirs = scratch.join("io.containerd.snapshotter.v1.overlayfs");
+        let layer = theirs.join("snapshots/7/fs");
+        fs::create_dir_all(&layer).unwrap();
+        fs::write(layer.join("file"), "theirs").unwrap();
+        daemon.set_config(&fast(&theirs));
+        does_not_start(&mut daemon, "holds files, but no marker .overstream-store");
+        assert_eq!(fs::read(layer.join("file")).unwrap(), b"theirs");
+        assert_eq!(theirs.read_dir().unwrap().count(), 1, "something was left there");
+        // One without snapshots is as good as a new one.
+        fs::remove_dir_all(theirs.join("snapshots/7")).unwrap();
+        daemon.start();
+    });
+}
+
 /// SEMANTICS P5.
 #[test]
 fn an_unmounted_disk_is_reported_and_used_again_when_it_is_back() {
