@@ -63,7 +63,7 @@ CREATE TABLE garbage (
 -- Stores seen so far, so that an unmounted disk is not taken for an empty one.
 CREATE TABLE stores (
     name           TEXT PRIMARY KEY,
-    uuid           TEXT NOT NULL
+    uuid           TEXT NOT NULL UNIQUE
 ) STRICT;
 
 -- Facts about this root: 'uuid'.
