@@ -2,7 +2,8 @@
 //!
 //! Directories are made before their row and deleted after it. So what a crash leaves is a directory
 //! without a row (becomes garbage) or, where a power failure took a directory that was never synced, a
-//! row without a directory (an upper is made again, empty as it was; a lost layer is reported).
+//! row without a directory (an upper is made again, empty as it was; a lost layer is reported). An upper
+//! that was seen by a start, and synced since, is not made again: whoever deleted it must hear of it.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -168,10 +169,16 @@ impl Snapshotter {
             }
             return;
         }
+        if whole {
+            if row.fresh && row.placement.place == Place::Store {
+                self.sync.note_seen(row.id, directory);
+            }
+            return;
+        }
         // A volume, or a store that is away, may come back with everything in it.
         let away = row.placement.place != Place::Store
             || self.stores.ready(&row.placement.store, &self.meta, &self.features).is_err();
-        if whole || away {
+        if away {
             return;
         }
         if row.info.kind == Kind::Committed {
@@ -182,7 +189,16 @@ impl Snapshotter {
             );
             return;
         }
-        tracing::warn!(key = row.info.name, "an upper that was never written is made again");
+        // Once its directories were on disk, no power failure has taken them.
+        if !row.fresh && !directory.join(layout::FS).is_dir() {
+            tracing::error!(
+                key = row.info.name,
+                directory = %directory.display(),
+                "the upper of a snapshot is missing; restore it, or remove the container and create it anew"
+            );
+            return;
+        }
+        tracing::warn!(key = row.info.name, "an upper that never reached the disk is made again");
         if let Err(error) = self.mend_upper(row, &directory) {
             tracing::error!(key = row.info.name, %error, "an upper is missing and cannot be made again");
         }
