@@ -31,6 +31,8 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Uppers that the start saw, and that are on disk once it has been synced.
+    seen: Vec<(u64, PathBuf)>,
     waiting: bool,
     stopped: bool,
 }
@@ -40,6 +42,11 @@ impl Queue {
     pub(super) fn wake(&self) {
         self.lock().waiting = true;
         self.changed.notify_all();
+    }
+
+    /// Notes that an upper whose directories may not be on disk is there.
+    pub(super) fn note_seen(&self, id: u64, directory: PathBuf) {
+        self.lock().seen.push((id, directory));
     }
 
     fn stop(&self) {
@@ -90,41 +97,42 @@ impl Snapshotter {
     }
 
     fn sync_layers(&self) -> Result<()> {
-        let mut by_device: BTreeMap<Result<u64, PathBuf>, Vec<u64>> = BTreeMap::new();
+        let mut by_device: BTreeMap<Result<u64, PathBuf>, Together> = BTreeMap::new();
         for (id, boot) in self.meta.unsynced()? {
             // What an earlier boot left unsynced cannot be saved by syncing now.
             if boot == self.features.boot {
-                let device = device_of(&self.layer(id));
-                by_device.entry(device).or_default().push(id);
+                let together = Together::at(&mut by_device, self.layer(id));
+                together.layers.push(id);
             }
         }
+        for (id, directory) in std::mem::take(&mut self.sync.lock().seen) {
+            Together::at(&mut by_device, directory).uppers.push(id);
+        }
         // A disk that is not there, or a layer removed meanwhile, must not keep the others waiting.
-        for ids in by_device.values() {
-            self.sync_together(ids)?;
+        for together in by_device.values() {
+            self.sync_together(together)?;
         }
         Ok(())
     }
 
-    /// Syncs layers of one file system.
-    fn sync_together(&self, ids: &[u64]) -> Result<()> {
-        let Some(first) = ids.first() else { return Ok(()) };
-        let layer = self.layer(*first);
-        match sync_file_system(&layer) {
+    /// Syncs layers and uppers of one file system.
+    fn sync_together(&self, Together { path, layers, uppers }: &Together) -> Result<()> {
+        match sync_file_system(path) {
             Ok(()) => {
                 crate::crash::point("sync: synced");
-                self.meta.mark_synced(ids)
+                self.meta.mark_synced(layers, uppers)
             }
             Err(Error::Io { source, .. }) if source.raw_os_error() == Some(EIO) => {
                 // The kernel tells of a failed write once and then forgets it: the next sync would
                 // succeed, although the data is gone.
                 tracing::error!(
-                    layer = %layer.display(),
-                    layers = ids.len(),
+                    path = %path.display(),
+                    layers = layers.len(),
                     error = %source,
                     "committed layers could not be written to disk and are refused from now on; \
                      remove their images and pull them again"
                 );
-                self.meta.mark_lost(ids)
+                self.meta.mark_lost(layers)
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot make a committed layer durable; tried again after the next commit");
@@ -136,6 +144,27 @@ impl Snapshotter {
     /// Where the data of a layer is.
     fn layer(&self, id: u64) -> PathBuf {
         layout::snapshot(self.stores.root(), id).join(layout::FS)
+    }
+}
+
+/// What one sync makes durable.
+struct Together {
+    /// Some path in the file system.
+    path: PathBuf,
+    /// Layers, for their data.
+    layers: Vec<u64>,
+    /// Uppers, for their directories: what was written to them is their container's to sync.
+    uppers: Vec<u64>,
+}
+
+impl Together {
+    /// What is synced with the file system of `path`.
+    fn at(all: &mut BTreeMap<Result<u64, PathBuf>, Self>, path: PathBuf) -> &mut Self {
+        all.entry(device_of(&path)).or_insert_with(|| Self {
+            path,
+            layers: Vec::new(),
+            uppers: Vec::new(),
+        })
     }
 }
 
