@@ -5,10 +5,10 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::LazyLock;
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
@@ -83,14 +83,17 @@ pub(crate) fn check_upper(
     features: &Features,
 ) -> Result<(), String> {
     static ONE_AT_A_TIME: LazyLock<PathLocks> = LazyLock::new(PathLocks::default);
-    let trial = directory.join(format!(".overstream-probe-{owner}"));
+    let top = open_directory(directory)
+        .map_err(|error| format!("cannot open {}: {error}", directory.display()))?;
+    let name = format!(".overstream-probe-{owner}");
+    let trial = directory.join(&name);
     let remove = || {
-        crate::tree::remove(&trial)
+        crate::tree::remove_at(top.as_fd(), &name)
             .map_err(|error| format!("cannot delete {}: {error}", trial.display()))
     };
     ONE_AT_A_TIME.hold(&trial, || {
         remove()?;
-        let result = match try_upper(&trial, features) {
+        let result = match try_upper(&top, &name, &trial, features) {
             Err((error, problem)) if is_full(&error) => {
                 tracing::warn!(problem, "no space to find out whether an upper can lie there");
                 Ok(())
@@ -106,21 +109,27 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn try_upper(trial: &Path, features: &Features) -> Result<(), (io::Error, String)> {
-    for name in ["l", "u", "w"] {
-        fs::create_dir_all(trial.join(name)).map_err(|error| {
+/// Mounts an overlay whose layers lie in a new directory `name` of `top`; `trial` is its path.
+fn try_upper(
+    top: &OwnedFd,
+    name: &str,
+    trial: &Path,
+    features: &Features,
+) -> Result<(), (io::Error, String)> {
+    let make = |parent: &OwnedFd, name: &str| {
+        make_directory(parent, name).map_err(|error| {
             let problem = format!("cannot create a directory in {}: {error}", trial.display());
-            (error, problem)
-        })?;
-    }
+            (error.into(), problem)
+        })
+    };
+    let own = make(top, name)?;
+    let [lower, upper, work] =
+        [make(&own, "l")?, make(&own, "u")?, make(&own, "w")?].map(Handle::new);
     crate::crash::point("probe: directories made");
-    let mut options = vec![
-        ("lowerdir", trial.join("l")),
-        ("upperdir", trial.join("u")),
-        ("workdir", trial.join("w")),
-    ];
+    let mut options =
+        vec![("lowerdir", lower.path()), ("upperdir", upper.path()), ("workdir", work.path())];
     if features.userxattr {
-        options.push(("userxattr", PathBuf::new()));
+        options.push(("userxattr", ""));
     }
     detached_overlay(&options).map(drop).map_err(|error| {
         let problem = format!(
@@ -132,6 +141,35 @@ fn try_upper(trial: &Path, features: &Features) -> Result<(), (io::Error, String
     })
 }
 
+/// An open directory, and a path that leads to it: any path fits so in the 255 bytes of an option.
+struct Handle {
+    path: String,
+    _directory: OwnedFd,
+}
+
+impl Handle {
+    fn new(directory: OwnedFd) -> Self {
+        Self { path: format!("/proc/self/fd/{}", directory.as_raw_fd()), _directory: directory }
+    }
+
+    fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, DIRECTORY, Mode::empty())
+}
+
+/// Makes a directory that must be new: whoever can write there may have put a link in its place.
+fn make_directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+    rustix::fs::openat2(parent, name, DIRECTORY, Mode::empty(), inside)
+}
+
 /// Tells whether some overlay mount, in any mount namespace, uses `upper` now.
 ///
 /// The kernel itself is asked: with `index=on` it answers EBUSY for an upper in use, before it looks
@@ -140,37 +178,42 @@ pub(crate) fn upper_in_use(upper: &Path) -> io::Result<bool> {
     let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(tmpfs.as_fd())?;
     let elsewhere = fsmount(tmpfs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    for name in [c"l", c"w"] {
-        rustix::fs::mkdirat(&elsewhere, name, Mode::RWXU)?;
-    }
-    let below =
-        |name: &str| PathBuf::from(format!("/proc/self/fd/{}/{name}", elsewhere.as_raw_fd()));
-    let options = [
-        ("index", PathBuf::from("on")),
-        ("lowerdir", below("l")),
-        ("upperdir", upper.to_owned()),
-        ("workdir", below("w")),
-    ];
-    match detached_overlay(&options) {
+    let upper = Handle::new(open_directory(upper)?);
+    let [lower, work] =
+        [make_directory(&elsewhere, "l")?, make_directory(&elsewhere, "w")?].map(Handle::new);
+    let context = overlay_context(&[
+        ("index", "on"),
+        ("lowerdir", lower.path()),
+        ("upperdir", upper.path()),
+        ("workdir", work.path()),
+    ])?;
+    // Only this step tells: an option that cannot be set says nothing about the upper.
+    match fsconfig_create(context.as_fd()) {
         Err(Errno::BUSY) => Ok(true),
         Err(Errno::INVAL) => Ok(false),
         Err(error) => Err(error.into()),
-        Ok(_) => Err(io::Error::other("the kernel mounted an overlay across two file systems")),
+        Ok(()) => Err(io::Error::other("the kernel mounted an overlay across two file systems")),
     }
 }
 
-/// Creates an overlay that is attached nowhere. An empty value stands for a flag.
-fn detached_overlay(options: &[(&str, PathBuf)]) -> Result<OwnedFd, Errno> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (name, value) in options {
-        if value.as_os_str().is_empty() {
-            fsconfig_set_flag(context.as_fd(), *name)?;
-        } else {
-            fsconfig_set_string(context.as_fd(), *name, value.as_path())?;
-        }
-    }
+/// Creates an overlay that is attached nowhere.
+fn detached_overlay(options: &[(&str, &str)]) -> Result<OwnedFd, Errno> {
+    let context = overlay_context(options)?;
     fsconfig_create(context.as_fd())?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// Sets the options of an overlay to be created. An empty value stands for a flag.
+fn overlay_context(options: &[(&str, &str)]) -> Result<OwnedFd, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (name, value) in options {
+        if value.is_empty() {
+            fsconfig_set_flag(context.as_fd(), *name)?;
+        } else {
+            fsconfig_set_string(context.as_fd(), *name, *value)?;
+        }
+    }
+    Ok(context)
 }
 
 /// Name of the file system at `path`, for messages.

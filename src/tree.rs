@@ -135,6 +135,11 @@ pub(crate) fn remove(directory: &Path) -> io::Result<()> {
     }
 }
 
+/// Deletes the directory `name` of `parent` and everything below it; leaves alone what is none.
+pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    walk(parent, &CString::new(name)?, &mut Remover)
+}
+
 struct Remover;
 
 impl Visitor for Remover {

@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +138,15 @@ const OPEN: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEX
 const INSIDE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
+/// Splits the directory of an upper on a volume into the volume's mount point and the directory's name.
+pub(crate) fn split(id: u64, directory: &Path) -> Result<(&Path, &str)> {
+    let mount = directory.parent().and_then(Path::parent);
+    let name = directory.file_name().and_then(|name| name.to_str());
+    mount
+        .zip(name)
+        .ok_or_else(|| Error::BadRow { id, problem: format!("volume directory {directory:?}") })
+}
+
 impl Home {
     /// Opens the directory `subdirectory` on the volume; nothing if it does not exist.
     pub(crate) fn open(mount: &Path, subdirectory: &str) -> Result<Option<Self>> {
@@ -162,7 +171,7 @@ impl Home {
         layout::check_mountable(&path)?;
         let directory = make(&ours, subdirectory, 0o700, &path)?;
         let home = Self { path, directory };
-        let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        let nofollow = AtFlags::SYMLINK_NOFOLLOW;
         let missing = |name| rustix::fs::statat(&home.directory, name, nofollow).is_err();
         // One that nobody got yet may be what a crash left, before it had its owner.
         let (is_new, is_nobodys) = (missing(layout::FS), missing(IDENTITY));
@@ -226,14 +235,20 @@ impl Home {
         let path = self.path.join(&temporary);
         let text = serde_json::to_string_pretty(owner)
             .map_err(|error| Error::InvalidArgument(format!("{}: {error}", path.display())))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let delete = || match rustix::fs::unlinkat(&self.directory, &temporary, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other.at("delete", &path),
+        };
+        // Whatever is there, a crash left it or somebody planted it: a link, or a FIFO that blocks.
+        delete()?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file =
             rustix::fs::openat2(&self.directory, &temporary, flags, Mode::from(0o600), INSIDE);
         let mut file = File::from(file.at("create", &path)?);
         let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
         if written.is_err() {
-            rustix::fs::unlinkat(&self.directory, &temporary, rustix::fs::AtFlags::empty())
-                .at("delete", &path)?;
+            delete()?;
         }
         written.at("write", &path)?;
         crate::crash::point("settle: identity file written");

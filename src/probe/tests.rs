@@ -18,26 +18,56 @@ fn detected_options_follow_configured_ones_unless_configured() {
     assert_eq!(options(false, true, &["index"]), "index");
 }
 
+/// A directory to try things in; nothing where they cannot be tried.
+fn scratch() -> Option<tempfile::TempDir> {
+    if nix::unistd::geteuid().is_root() {
+        return Some(tempfile::tempdir_in("/var/tmp").unwrap());
+    }
+    eprintln!("NOT RUN probe: needs root");
+    None
+}
+
 #[test]
 fn the_kernel_says_whether_an_upper_is_in_use() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("NOT RUN upper_in_use: needs root");
-        return;
+    let Some(scratch) = scratch() else { return };
+    // The kernel takes no longer option than 255 bytes.
+    for base in
+        [scratch.path().to_owned(), scratch.path().join("x".repeat(200)).join("y".repeat(200))]
+    {
+        let path = |name: &str| base.join(name);
+        for name in ["l", "u", "w"] {
+            fs::create_dir_all(path(name)).unwrap();
+        }
+        let before = fs::read_dir(&base).unwrap().count();
+        check_upper(&base, "test", &Features::detect().unwrap()).unwrap();
+        let after = fs::read_dir(&base).unwrap().count();
+        assert_eq!(after, before, "the trial left something behind");
+        assert!(!upper_in_use(&path("u")).unwrap());
+        let [lower, upper, work] =
+            ["l", "u", "w"].map(|name| Handle::new(open_directory(&path(name)).unwrap()));
+        let layers =
+            [("lowerdir", lower.path()), ("upperdir", upper.path()), ("workdir", work.path())];
+        // Attached to no mount namespace at all: only the kernel knows of it.
+        let mount = detached_overlay(&layers).unwrap();
+        assert!(upper_in_use(&path("u")).unwrap());
+        drop(mount);
+        assert!(!upper_in_use(&path("u")).unwrap());
+        assert_eq!(fs::read_dir(path("u")).unwrap().count(), 0);
     }
-    let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
-    let path = |name: &str| scratch.path().join(name);
-    for name in ["l", "u", "w"] {
-        fs::create_dir(path(name)).unwrap();
-    }
-    let found = Features::detect().unwrap();
-    check_upper(scratch.path(), "test", &found).unwrap();
-    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 3, "the trial left something behind");
-    assert!(!upper_in_use(&path("u")).unwrap());
-    let layers = [("lowerdir", path("l")), ("upperdir", path("u")), ("workdir", path("w"))];
-    // Attached to no mount namespace at all: only the kernel knows of it.
-    let mount = detached_overlay(&layers).unwrap();
-    assert!(upper_in_use(&path("u")).unwrap());
-    drop(mount);
-    assert!(!upper_in_use(&path("u")).unwrap());
-    assert_eq!(fs::read_dir(path("u")).unwrap().count(), 0);
+    assert_eq!(
+        upper_in_use(&scratch.path().join("none")).unwrap_err().kind(),
+        io::ErrorKind::NotFound
+    );
+}
+
+#[test]
+fn a_trial_follows_no_link() {
+    let Some(scratch) = scratch() else { return };
+    let [tried, target] = ["tried", "target"].map(|name| scratch.path().join(name));
+    fs::create_dir(&tried).unwrap();
+    fs::create_dir(&target).unwrap();
+    std::os::unix::fs::symlink(&target, tried.join(".overstream-probe-test")).unwrap();
+    let problem = check_upper(&tried, "test", &Features::detect().unwrap()).unwrap_err();
+    assert!(problem.contains("cannot create a directory"), "{problem}");
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
 }

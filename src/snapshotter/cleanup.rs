@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use super::Snapshotter;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{IoContext, Result};
 use crate::layout;
 use crate::metastore::{Garbage, ROOT_STORE, Row};
-use crate::placement::volume::Home;
+use crate::placement::volume::{self, Home};
 use crate::tree;
 
 impl Snapshotter {
@@ -60,12 +60,7 @@ impl Snapshotter {
 
     /// Deletes an upper on a volume, if the volume is there and the upper is still that snapshot's.
     fn delete_on_volume(&self, id: u64, directory: &Path) -> Result<()> {
-        let (Some(mount), Some(name)) = (
-            directory.parent().and_then(Path::parent),
-            directory.file_name().and_then(|name| name.to_str()),
-        ) else {
-            return Err(Error::BadRow { id, problem: format!("volume directory {directory:?}") });
-        };
+        let (mount, name) = volume::split(id, directory)?;
         if !crate::mountinfo::read()?.iter().any(|found| found.path == mount) {
             // The volume went with its pod, and the upper with it.
             return Ok(());

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 
 use super::{Snapshotter, without_empty};
 use crate::error::{Error, IoContext, Result};
-use crate::idmap;
 use crate::layout;
 use crate::metastore::{Layer, NewSnapshot, Place, Placement, ROOT_STORE, Removal, Row};
 use crate::placement::{Decision, Request, Target};
@@ -43,13 +42,8 @@ impl Snapshotter {
             return Err(Error::InvalidArgument("the key of the snapshot is empty".to_owned()));
         }
         let labels = without_empty(new.labels);
-        let mapped = idmap::root_owner(&labels)?;
         self.check_chain(&chain)?;
-        let owner = match (mapped, chain.first()) {
-            (Some(root), _) => (root.uid, root.gid),
-            (None, Some(parent)) => self.owner_of(parent)?,
-            (None, None) => (0, 0),
-        };
+        let owner = self.owner_for(&labels, &chain)?;
         let new = New { labels: &labels, ..*new };
         let mut plan = self.plan(kind, &new, &chain)?;
         crate::crash::point("prepare: before directories");

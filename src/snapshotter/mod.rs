@@ -1,8 +1,8 @@
 //! The snapshotter: containerd's ten methods, in containerd's order.
 //!
 //! Methods block; callers run them on threads that may. No method holds a lock while it touches a
-//! snapshot's directory. Directories are made before their row and deleted after it, so a crash leaves
-//! at worst a directory without a row, which the next start finds.
+//! snapshot's directory, except to settle its place. Directories are made before their row and deleted
+//! after it, so a crash leaves at worst a directory without a row, which the next start finds.
 
 mod cleanup;
 mod create;
@@ -49,7 +49,8 @@ pub(crate) struct Snapshotter {
     usage: UsageCache,
     /// Held while garbage is deleted, so that two Cleanups do not get in each other's way.
     cleaning: Mutex<()>,
-    /// Held while an upper on a volume changes hands; one per volume.
+    /// Held while a pending snapshot is settled or removed, one per snapshot, and while an upper on a
+    /// volume changes hands, one per volume.
     settling: PathLocks,
     handed_out: settle::HandedOut,
     sync: sync::Queue,
@@ -254,7 +255,11 @@ impl Snapshotter {
             }
             Place::Store | Place::Volume(_) => Removal::Discard,
         };
-        self.meta.remove(&row, &removal)?;
+        // Whoever settles it must be done: it may be about to take an upper from another snapshot.
+        match row.placement.place {
+            Place::Pending => self.alone(row.id, || self.meta.remove(&row, &removal)),
+            _ => self.meta.remove(&row, &removal),
+        }?;
         crate::crash::point("remove: recorded");
         self.usage.forget(row.id);
         if let Place::Volume(directory) = &row.placement.place {

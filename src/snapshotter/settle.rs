@@ -17,14 +17,14 @@ use crate::config::Otherwise;
 use crate::error::{Error, IoContext, Result};
 use crate::idmap;
 use crate::layout;
-use crate::metastore::{Layer, Place, Row};
+use crate::metastore::{Layer, Place, Placement, ROOT_STORE, Row};
 use crate::mountinfo;
 use crate::mounts::{self, View};
 use crate::placement::identity::Identity;
 use crate::placement::volume::{self, Found, Home, NoVolume, Owner};
 use crate::placement::{Decision, Request, Target};
 use crate::probe;
-use crate::snapshot::{KeyHint, Kind, Mount};
+use crate::snapshot::{KeyHint, Kind, Labels, Mount};
 
 /// How long mounts that were handed out but never mounted keep others off the upper.
 const HANDED_OUT: Duration = Duration::from_secs(60);
@@ -91,7 +91,7 @@ impl Snapshotter {
         let labels = row.info.labels.clone();
         let request =
             Request { snapshotter: &row.snapshotter.clone(), namespace, hint, labels: &labels };
-        self.settle(row, chain, &request, &identity).map(Some)
+        self.settle_once(&row, |row| self.settle(row, chain, &request, &identity)).map(Some)
     }
 
     /// Whose container a snapshot is by its labels, where those are trusted.
@@ -130,24 +130,53 @@ impl Snapshotter {
         identity: &Identity,
     ) -> Result<Row> {
         let decision = self.policy.decide(request)?;
-        let Target::Volume { store, rule: index } = &decision.target else {
-            return self.settle_in_store(row, chain, decision, "the configuration changed");
+        let (decision, why) = match &decision.target {
+            Target::Store(_) => (decision, "the configuration changed".to_owned()),
+            Target::Volume { store, rule } => {
+                match self.find_volume(*rule, store, identity, &row)? {
+                    Ok(found) => {
+                        return self.settling.hold(&found.mount, || {
+                            self.settle_on_volume(row, chain, &decision, store, &found)
+                        });
+                    }
+                    Err(why) => (self.policy.decide_without_volume(*rule, request)?, why),
+                }
+            }
         };
-        let without = || self.policy.decide_without_volume(*index, request);
-        if identity.sandbox {
-            return self.settle_in_store(row, chain, without()?, "a sandbox gets no volume");
+        let Target::Store(store) = &decision.target else {
+            return Err(Error::FailedPrecondition(format!(
+                "rule for {:?} leads to a volume",
+                row.info.name
+            )));
+        };
+        let mut placement = placed(store, &format!("{}; {why}", decision.reason));
+        placement.retain = decision.retains();
+        if decision.volatile && !chain.is_empty() {
+            placement.volatile_boot = Some(self.features.boot.clone());
         }
-        let Some(rule) = self.policy.rules.get(*index) else {
-            return Err(Error::FailedPrecondition(format!("rule {index} is gone")));
+        self.settle_in_store(row, chain, placement)
+    }
+
+    /// Finds the container's volume, or tells why the next rule is to decide.
+    fn find_volume(
+        &self,
+        rule: usize,
+        store: &str,
+        identity: &Identity,
+        row: &Row,
+    ) -> Result<Result<Found, String>> {
+        if identity.sandbox {
+            return Ok(Err("a sandbox gets no volume".to_owned()));
+        }
+        let Some(rule) = self.policy.rules.get(rule) else {
+            return Err(Error::FailedPrecondition(format!("rule {rule} is gone")));
         };
         match volume::find(self.stores.pattern(store)?, rule, identity, &mountinfo::read()?) {
-            Ok(found) => self
-                .settling
-                .hold(&found.mount, || self.settle_on_volume(row, chain, &decision, store, &found)),
+            Ok(found) => Ok(Ok(found)),
             Err(problem @ (NoVolume::Unknown(_) | NoVolume::None(_)))
                 if rule.otherwise == Otherwise::Next =>
             {
-                self.settle_in_store(row, chain, without()?, &problem.to_string())
+                Ok(Err(problem.to_string()))
             }
             Err(problem) => Err(Error::FailedPrecondition(format!(
                 "rule {} gives snapshot {:?} an upper in store {store:?}, but {problem}; the rule's `otherwise` \
@@ -162,41 +191,43 @@ impl Snapshotter {
         if row.placement.place != Place::Pending {
             return Ok(row);
         }
-        let chain =
-            row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
-        let decision = Decision::plain("committed before it was mounted");
-        self.settle_in_store(row, &chain, decision, "empty")
+        self.settle_once(&row, |row| {
+            let parent = row.parent;
+            let chain = parent.map_or_else(|| Ok(Vec::new()), |id| self.meta.chain_from(id))?;
+            let placement = placed(ROOT_STORE, "committed before it was mounted; empty");
+            self.settle_in_store(row, &chain, placement)
+        })
     }
 
-    fn settle_in_store(
-        &self,
-        mut row: Row,
-        chain: &[Layer],
-        decision: Decision,
-        why: &str,
-    ) -> Result<Row> {
-        let Target::Store(store) = &decision.target else {
-            return Err(Error::FailedPrecondition(format!(
-                "rule for {:?} leads to a volume",
-                row.info.name
-            )));
-        };
-        let base = self.stores.ready(store, &self.meta, &self.features)?;
+    /// Settles a pending snapshot while nobody else settles or removes it; one call's work serves all.
+    fn settle_once(&self, row: &Row, settle: impl FnOnce(Row) -> Result<Row>) -> Result<Row> {
+        self.alone(row.id, || {
+            let now = self.meta.get(&row.snapshotter, &row.info.name)?;
+            if now.id != row.id {
+                return Err(Error::no_snapshot(&row.info.name));
+            }
+            if now.placement.place == Place::Pending { settle(now) } else { Ok(now) }
+        })
+    }
+
+    /// Keeps other calls from settling or removing a pending snapshot meanwhile.
+    pub(super) fn alone<T>(&self, id: u64, work: impl FnOnce() -> T) -> T {
+        self.settling.hold(&layout::snapshot(self.stores.root(), id), work)
+    }
+
+    /// Settles a pending snapshot in the store of `placement`.
+    fn settle_in_store(&self, mut row: Row, chain: &[Layer], placement: Placement) -> Result<Row> {
+        let base = self.stores.ready(&placement.store, &self.meta, &self.features)?;
         let directory = layout::snapshot(base, row.id);
-        mend_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
+        mend_snapshot(&directory, Kind::Active, self.owner_for(&row.info.labels, chain)?)?;
         crate::crash::point("settle: directories made");
-        let mut placement = placed(store, &format!("{}; {why}", decision.reason));
-        placement.retain = decision.retains();
-        if decision.volatile && !chain.is_empty() {
-            placement.volatile_boot = Some(self.features.boot.clone());
-        }
-        self.meta
-            .settle(row.id, &placement)
-            .inspect_err(|_| self.discard(row.id, store, &directory))?;
+        // Should this fail, the row may still need the directory: it is left to the next attempt.
+        self.meta.settle(row.id, &placement)?;
         row.placement = placement;
         Ok(row)
     }
 
+    /// Settles a pending snapshot on its volume.
     fn settle_on_volume(
         &self,
         mut row: Row,
@@ -207,7 +238,11 @@ impl Snapshotter {
     ) -> Result<Row> {
         probe::check_upper(&found.mount, self.stores.root_uuid(), &self.features)
             .map_err(|problem| Error::FailedPrecondition(format!("store {store:?}: {problem}")))?;
-        let home = Home::create(&found.mount, &found.subdirectory, self.owner_for(&row, chain)?)?;
+        let home = Home::create(
+            &found.mount,
+            &found.subdirectory,
+            self.owner_for(&row.info.labels, chain)?,
+        )?;
         crate::crash::point("settle: volume directory made");
         let identity = self.chain_identity(chain);
         self.meta.check_no_layer(&home.path().display().to_string())?;
@@ -269,8 +304,8 @@ impl Snapshotter {
     }
 
     /// Owner of the root directory of a new upper.
-    pub(super) fn owner_for(&self, row: &Row, chain: &[Layer]) -> Result<(u32, u32)> {
-        match (idmap::root_owner(&row.info.labels)?, chain.first()) {
+    pub(super) fn owner_for(&self, labels: &Labels, chain: &[Layer]) -> Result<(u32, u32)> {
+        match (idmap::root_owner(labels)?, chain.first()) {
             (Some(root), _) => Ok((root.uid, root.gid)),
             (None, Some(parent)) => self.owner_of(parent),
             (None, None) => Ok((0, 0)),
@@ -321,15 +356,7 @@ impl Snapshotter {
 
     /// Another volume may have been mounted in the place of the one the upper lies on.
     fn check_volume(&self, row: &Row, directory: &Path) -> Result<()> {
-        let (Some(mount), Some(name)) = (
-            directory.parent().and_then(Path::parent),
-            directory.file_name().and_then(|name| name.to_str()),
-        ) else {
-            return Err(Error::BadRow {
-                id: row.id,
-                problem: format!("volume directory {directory:?}"),
-            });
-        };
+        let (mount, name) = volume::split(row.id, directory)?;
         let gone = |problem: &str| {
             Error::Unavailable(format!(
                 "upper of snapshot {:?} in {}: {problem}",

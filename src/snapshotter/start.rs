@@ -208,7 +208,7 @@ impl Snapshotter {
     fn mend_upper(&self, row: &Row, directory: &Path) -> Result<()> {
         let chain =
             row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
-        mend_snapshot(directory, row.info.kind, self.owner_for(row, &chain)?)
+        mend_snapshot(directory, row.info.kind, self.owner_for(&row.info.labels, &chain)?)
     }
 }
 

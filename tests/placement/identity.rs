@@ -4,8 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Barrier;
+use std::thread;
 use std::time::Duration;
 
+use overstream_testkit::proto::snapshots::Info;
 use overstream_testkit::proto::types::Mount;
 use overstream_testkit::{
     Client, Daemon, FsKind, LoopFs, Scratch, Stack, limit, mount, require_root, run,
@@ -117,13 +120,21 @@ fn nothing_planted_on_a_volume_leads_elsewhere() {
         is_refused();
         fs::remove_file(volume.join("overstream/app")).unwrap();
         fs::create_dir(volume.join("overstream/app")).unwrap();
-        for name in ["fs", "work", "overstream.json", "overstream.json.new"] {
+        for name in ["fs", "work", "overstream.json"] {
             let path = format!("overstream/app/{name}");
             plant(&path);
             is_refused();
             fs::remove_file(volume.join(path)).unwrap();
         }
+        // What stands where the owner is written first is in nobody's way, and none waits for it.
+        let new = volume.join("overstream/app/overstream.json.new");
+        run(Command::new("mkfifo").arg(&new)).ok();
+        prepare(&client, "c0", "app").unwrap();
+        client.remove("k8s.io/7/c0").unwrap();
+        plant("overstream/app/overstream.json.new");
         let mounts = prepare(&client, "c1", "app").unwrap();
+        assert_eq!(target.read_dir().unwrap().count(), 0, "written through a symlink");
+        assert!(!new.exists() && !new.is_symlink());
         mount(&mounts, scratch.join("mounted")).unmount();
         // The volume may be mounted into some container as well, whose root can write to all of it.
         fs::rename(volume.join("overstream/app/fs"), volume.join("aside")).unwrap();
@@ -178,6 +189,96 @@ fn an_upper_changes_hands_only_when_nothing_uses_it() {
         assert!(status.message().contains("it belongs on layer"), "{status}");
         let third = prepare(&client, "c4", "app").unwrap();
         assert_eq!(fs::read(writable(&third).join("kept")).unwrap(), b"kept");
+    });
+}
+
+/// Prepares a snapshot whose labels tell only later whose it is, so that its place is pending.
+fn pending(client: &Client, key: &str, pod: &str) {
+    client.prepare(&format!("k8s.io/7/{key}"), &layer(1), &[]).unwrap();
+    let labels = [(POD, pod), (CONTAINER, "app")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let name = format!("k8s.io/7/{key}");
+    let info = Info { name, labels: labels.into(), ..Info::default() };
+    client.update(info, &["labels"]).unwrap();
+}
+
+/// Has several clients call at the same instant.
+fn at_once<T: Send>(clients: &[Client], call: impl Fn(usize, &Client) -> T + Sync) -> Vec<T> {
+    let barrier = Barrier::new(clients.len());
+    thread::scope(|scope| {
+        let start = |(number, client)| {
+            let (barrier, call) = (&barrier, &call);
+            scope.spawn(move || {
+                barrier.wait();
+                call(number, client)
+            })
+        };
+        let threads: Vec<_> = clients.iter().enumerate().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// SEMANTICS P8, P9.
+#[test]
+fn a_place_is_settled_once_whoever_asks() {
+    with_volume(|scratch, volume, mut daemon| {
+        daemon.set_config(&config(scratch, &format!("otherwise = \"next\"\n{TRUSTED}")));
+        daemon.restart();
+        let clients: Vec<_> = (0..6).map(|_| client(&daemon)).collect();
+        let client = &clients[0];
+        for round in 0..8 {
+            for (pod, base) in [("uid-none", daemon.root()), ("uid-1", volume.path())] {
+                let key = format!("{pod}-{round}");
+                pending(client, &key, pod);
+                let all = at_once(&clients, |_, c| c.mounts(&format!("k8s.io/7/{key}")).unwrap());
+                assert!(all.iter().all(|mounts| *mounts == all[0]), "{all:?}");
+                assert!(writable(&all[0]).starts_with(base), "{all:?}");
+                mount(&all[0], scratch.join("mounted")).unmount();
+            }
+            let key = format!("k8s.io/7/committed-{round}");
+            pending(client, &format!("committed-{round}"), "uid-none");
+            let name = format!("k8s.io/8/committed-{round}");
+            let results = at_once(&clients, |number, c| match number {
+                0 => c.commit(&name, &key, &[]),
+                _ => c.mounts(&key).map(drop),
+            });
+            results[0].as_ref().unwrap();
+            for result in results.iter().filter_map(|result| result.as_ref().err()) {
+                assert_eq!(result.code(), Code::NotFound, "{result}");
+            }
+            let child = format!("default/9/child-{round}");
+            mount(&client.prepare(&child, &name, &[]).unwrap(), scratch.join("mounted")).unmount();
+        }
+    });
+}
+
+/// SEMANTICS P9.
+#[test]
+fn a_snapshot_that_is_removed_takes_nothing_with_it() {
+    with_volume(|scratch, _, daemon| {
+        let clients: Vec<_> = (0..4).map(|_| client(&daemon)).collect();
+        let client = &clients[0];
+        for round in 0..10 {
+            let before = format!("before-{round}");
+            let mounts = prepare(client, &before, "app").unwrap();
+            mount(&mounts, scratch.join("mounted")).unmount();
+            let key = format!("late-{round}");
+            pending(client, &key, "uid-1");
+            let key = format!("k8s.io/7/{key}");
+            let results = at_once(&clients, |number, c| match number {
+                0 => c.remove(&key),
+                _ => c.mounts(&key).map(drop),
+            });
+            let before = format!("k8s.io/7/{before}");
+            match client.stat(&key) {
+                Ok(_) => no_mounts(client, &before[9..], Code::FailedPrecondition, "taken over"),
+                Err(_) if results[1..].iter().all(Result::is_err) => {
+                    client.mounts(&before).unwrap();
+                }
+                Err(_) => {}
+            }
+            drop(client.remove(&key));
+            client.remove(&before).unwrap();
+        }
     });
 }
 
