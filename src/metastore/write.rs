@@ -273,13 +273,14 @@ impl Metastore {
         })
     }
 
-    /// Records that the data of these snapshots is on disk.
-    pub(crate) fn mark_synced(&self, ids: &[u64]) -> Result<()> {
+    /// Records that the data of these snapshots, committed in this boot, is on disk.
+    pub(crate) fn mark_synced(&self, ids: &[u64], boot: &str) -> Result<()> {
         self.write(|tx| {
-            let mut statement =
-                tx.prepare_cached("UPDATE snapshots SET unsynced_boot = NULL WHERE id = ?1")?;
+            let mut statement = tx.prepare_cached(
+                "UPDATE snapshots SET unsynced_boot = NULL WHERE id = ?1 AND unsynced_boot = ?2",
+            )?;
             for id in ids {
-                statement.execute(params![id])?;
+                statement.execute(params![id, boot])?;
             }
             Ok(())
         })
