@@ -294,15 +294,19 @@ impl Metastore {
         })
     }
 
-    /// Records that the data of these layers, and the directories of these uppers, are on disk.
-    pub(crate) fn mark_synced(&self, layers: &[u64], uppers: &[u64]) -> Result<()> {
+    /// Records that the data of these layers, committed in this boot, and the directories of these
+    /// uppers are on disk.
+    pub(crate) fn mark_synced(&self, layers: &[u64], uppers: &[u64], boot: &str) -> Result<()> {
         self.write(|tx| {
-            for (column, ids) in [("unsynced_boot = NULL", layers), ("fresh = 0", uppers)] {
-                let update = format!("UPDATE snapshots SET {column} WHERE id = ?1");
-                let mut statement = tx.prepare_cached(&update)?;
-                for id in ids {
-                    statement.execute(params![id])?;
-                }
+            let mut layer = tx.prepare_cached(
+                "UPDATE snapshots SET unsynced_boot = NULL WHERE id = ?1 AND unsynced_boot = ?2",
+            )?;
+            for id in layers {
+                layer.execute(params![id, boot])?;
+            }
+            let mut upper = tx.prepare_cached("UPDATE snapshots SET fresh = 0 WHERE id = ?1")?;
+            for id in uppers {
+                upper.execute(params![id])?;
             }
             Ok(())
         })
