@@ -83,6 +83,14 @@ pub(crate) struct Usage {
     pub inodes: u64,
 }
 
+impl Usage {
+    /// Adds what something else takes.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.inodes += other.inodes;
+    }
+}
+
 /// One mount as containerd performs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {

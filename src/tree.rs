@@ -1,7 +1,9 @@
 //! Walking a directory tree that others may be changing, or that a container made to be hard to walk.
 //!
-//! The walk holds one open directory, whatever the depth; it never follows a symlink and never enters
-//! another mount. Names that vanish meanwhile are skipped. Paths may be longer than PATH_MAX.
+//! However deep the tree is, the walk has at most five directories open: where it began, where it is, the
+//! one above, the one it enters, and that one's listing. Of names it keeps those of the subdirectories it
+//! has yet to enter, not those of files. It never follows a symlink and never enters another mount. Names
+//! that vanish meanwhile are skipped. Paths may be longer than PATH_MAX.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,12 +15,16 @@ use rustix::io::Errno;
 
 /// What to do with what the walk finds.
 pub(crate) trait Visitor {
-    /// Anything but a directory.
+    /// Anything but a directory. Called while the directory is listed; it may delete the file.
     fn file(&mut self, parent: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<()>;
     /// A directory, before its content.
     fn enter(&mut self, stat: &Stat) -> io::Result<()>;
     /// A directory, after its content.
     fn leave(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()>;
+    /// Whether `file` deletes, so that a listing may have missed names.
+    fn deletes(&self) -> bool {
+        false
+    }
     /// A directory that cannot be opened for lack of permission; true to try once more.
     fn denied(&mut self, _parent: BorrowedFd<'_>, _name: &CStr) -> io::Result<bool> {
         Ok(false)
@@ -32,6 +38,8 @@ struct Level {
     subdirectories: Vec<CString>,
 }
 
+/// Most times one directory is listed; somebody may be adding to it as fast as it is emptied.
+const LISTINGS: usize = 10;
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -94,24 +102,40 @@ fn descend(
     visitor.enter(&stat)?;
     let mut level =
         Level { name: name.to_owned(), identity: identity(&stat), subdirectories: Vec::new() };
-    // Names first: a visitor that unlinks must not disturb the listing it is read from.
-    let mut names = Vec::new();
-    for entry in Dir::read_from(&directory)? {
-        let entry = entry?;
-        if entry.file_name() != c"." && entry.file_name() != c".." {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    for name in names {
-        match fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => {}
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                level.subdirectories.push(name);
-            }
-            stat => visitor.file(directory.as_fd(), &name, &stat?)?,
-        }
-    }
+    level.subdirectories = list(directory.as_fd(), visitor)?;
     Ok(Some((directory, level)))
+}
+
+/// Reports the files of a directory, and returns its subdirectories.
+fn list(directory: BorrowedFd<'_>, visitor: &mut dyn Visitor) -> io::Result<Vec<CString>> {
+    let mut listing = Dir::read_from(directory)?;
+    let mut subdirectories = Vec::new();
+    for _ in 0..LISTINGS {
+        let mut files = false;
+        while let Some(entry) = listing.next().transpose()? {
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => {}
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    subdirectories.push(name.to_owned());
+                }
+                stat => {
+                    files = true;
+                    visitor.file(directory, name, &stat?)?;
+                }
+            }
+        }
+        if !(files && visitor.deletes()) {
+            break;
+        }
+        // Not every file system goes on listing where it was when names before that are deleted.
+        subdirectories.clear();
+        listing.rewind();
+    }
+    Ok(subdirectories)
 }
 
 fn open(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
@@ -151,6 +175,10 @@ impl Visitor for Remover {
 
     fn enter(&mut self, _: &Stat) -> io::Result<()> {
         Ok(())
+    }
+
+    fn deletes(&self) -> bool {
+        true
     }
 
     fn leave(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {

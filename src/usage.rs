@@ -60,6 +60,10 @@ struct Counter<'a> {
 }
 
 impl Counter<'_> {
+    fn go_on(&self) -> io::Result<()> {
+        if self.cancel.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+    }
+
     fn count(&mut self, stat: &Stat) {
         self.usage.inodes += 1;
         // st_blocks counts units of 512 bytes, whatever the file system's block size.
@@ -69,6 +73,7 @@ impl Counter<'_> {
 
 impl Visitor for Counter<'_> {
     fn file(&mut self, _: BorrowedFd<'_>, _: &CStr, stat: &Stat) -> io::Result<()> {
+        self.go_on()?;
         if stat.st_nlink == 1 || self.linked.insert((stat.st_dev, stat.st_ino)) {
             self.count(stat);
         }
@@ -77,7 +82,7 @@ impl Visitor for Counter<'_> {
 
     fn enter(&mut self, stat: &Stat) -> io::Result<()> {
         self.count(stat);
-        if self.cancel.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        self.go_on()
     }
 
     fn leave(&mut self, _: BorrowedFd<'_>, _: &CStr) -> io::Result<()> {
@@ -160,6 +165,20 @@ mod tests {
         assert_eq!(walked(8 * second, second), known);
         assert_eq!(walked(10 * second, second).inodes, 1);
         assert!(lock(&cache.0).is_empty(), "a quick walk is not remembered");
+    }
+
+    #[test]
+    fn a_cancelled_walk_does_not_count_on() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("file"), "x").unwrap();
+        let stat = rustix::fs::stat(scratch.path().join("file")).unwrap();
+        let top = std::fs::File::open(scratch.path()).unwrap();
+        let cancel = Cancel::default();
+        let (usage, linked) = (Usage::default(), HashSet::new());
+        let mut counter = Counter { usage, linked, cancel: &cancel };
+        counter.file(top.as_fd(), c"file", &stat).unwrap();
+        cancel.cancel();
+        counter.file(top.as_fd(), c"file", &stat).unwrap_err();
     }
 
     #[test]

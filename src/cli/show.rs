@@ -99,7 +99,7 @@ pub(super) fn usage(stores: &[wire::StoreUsage], as_json: bool) -> Shown {
     }
     let mut text = format!("{table}");
     for store in stores.iter().filter(|store| !store.problem.is_empty()) {
-        text += &format!("\nstore {} cannot be used now: {}", store.name, store.problem);
+        text += &format!("\nstore {} {}", store.name, store.problem);
     }
     print(&text)
 }

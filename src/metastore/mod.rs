@@ -148,6 +148,23 @@ impl Metastore {
         })
     }
 
+    /// The name under which the store of this identity was used.
+    pub(crate) fn store_name(&self, uuid: &str) -> Result<Option<String>> {
+        self.read(|tx| {
+            let query = "SELECT name FROM stores WHERE uuid = ?1";
+            Ok(tx.query_row(query, params![uuid], |row| row.get(0)).optional()?)
+        })
+    }
+
+    /// Records a store's identity, which a store that is not used any more may have had.
+    pub(crate) fn claim_store(&self, name: &str, uuid: &str, former: Option<&str>) -> Result<()> {
+        self.write(|tx| {
+            tx.execute("DELETE FROM stores WHERE name = ?1", params![former])?;
+            tx.execute("INSERT INTO stores (name, uuid) VALUES (?1, ?2)", params![name, uuid])?;
+            Ok(())
+        })
+    }
+
     /// Runs `work` in a read transaction.
     fn read<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut connection = match lock(&self.readers).pop() {

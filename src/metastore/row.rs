@@ -51,6 +51,8 @@ pub(crate) struct Row {
     pub usage: Usage,
     /// Where its files lie.
     pub placement: Placement,
+    /// Its directories are not known to be on disk yet: a power failure may take them.
+    pub fresh: bool,
 }
 
 /// A parent as the mounts and the checks on it need it.
@@ -68,7 +70,7 @@ pub(crate) struct Layer {
 
 /// Columns `Row::read` expects; `p` is the parent.
 pub(super) const COLUMNS: &str = "s.id, s.snapshotter, s.key, s.kind, s.parent, p.key, s.created, s.updated, \
-     s.labels, s.bytes, s.inodes, s.store, s.placement, s.volume_dir, s.reason, s.retain, s.volatile_boot";
+     s.labels, s.bytes, s.inodes, s.store, s.placement, s.volume_dir, s.reason, s.retain, s.volatile_boot, s.fresh";
 
 /// Tables `Row::read` reads from.
 pub(super) const TABLES: &str = "snapshots s LEFT JOIN snapshots p ON p.id = s.parent";
@@ -105,6 +107,7 @@ impl Row {
                 retain: row.get(15)?,
                 volatile_boot: row.get(16)?,
             },
+            fresh: row.get(17)?,
         })
     }
 }

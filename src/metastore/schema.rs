@@ -34,6 +34,7 @@ CREATE TABLE snapshots (
     retain         INTEGER NOT NULL,          -- Remove keeps the upper
     volatile_boot  TEXT,                      -- volatile upper: the boot it is valid in
     unsynced_boot  TEXT,                      -- committed in this boot, not yet known to be on disk
+    fresh          INTEGER NOT NULL,          -- 1: its directories are not yet known to be on disk
     UNIQUE (snapshotter, key)
 ) STRICT;
 CREATE INDEX snapshots_parent ON snapshots (parent) WHERE parent IS NOT NULL;
@@ -63,7 +64,7 @@ CREATE TABLE garbage (
 -- Stores seen so far, so that an unmounted disk is not taken for an empty one.
 CREATE TABLE stores (
     name           TEXT PRIMARY KEY,
-    uuid           TEXT NOT NULL
+    uuid           TEXT NOT NULL UNIQUE
 ) STRICT;
 
 -- Facts about this root: 'uuid'.

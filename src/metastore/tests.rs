@@ -91,6 +91,24 @@ fn a_snapshot_that_was_replaced_meanwhile_is_left_alone() {
 }
 
 #[test]
+fn a_lost_layer_stays_lost() {
+    let root = root();
+    let meta = Metastore::open(root.path()).unwrap();
+    for (id, key) in [(1, "a"), (2, "b"), (3, "c")] {
+        create(&meta, id, key, "").unwrap();
+    }
+    let now = "UPDATE snapshots SET unsynced_boot = 'now'";
+    meta.write(|tx| Ok(tx.execute(now, [])?)).unwrap();
+    meta.mark_lost(&[1]).unwrap();
+    meta.mark_synced(&[1, 2], &[], "now").unwrap();
+    meta.mark_synced(&[3], &[], "another boot").unwrap();
+    let expected = [(1, "lost".to_owned()), (3, "now".to_owned())];
+    let mut unsynced = meta.unsynced().unwrap();
+    unsynced.sort();
+    assert_eq!(unsynced, expected);
+}
+
+#[test]
 fn numbers_are_never_used_again() {
     let root = root();
     let meta = Metastore::open(root.path()).unwrap();

@@ -104,8 +104,8 @@ impl Metastore {
             let (placement, volume_dir) = new.placement.place.columns();
             tx.prepare_cached(
                 "INSERT INTO snapshots (id, snapshotter, key, kind, parent, created, updated, labels,
-                                        store, placement, volume_dir, reason, retain, volatile_boot)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                                        store, placement, volume_dir, reason, retain, volatile_boot, fresh)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
             )?
             .execute(params![
                 new.id,
@@ -121,6 +121,7 @@ impl Metastore {
                 new.placement.reason,
                 new.placement.retain,
                 new.placement.volatile_boot,
+                !new.resumes,
             ])?;
             Ok(())
         })?;
@@ -180,7 +181,8 @@ impl Metastore {
             };
             tx.prepare_cached(
                 "UPDATE snapshots SET key = ?2, kind = 'committed', parent = ?3, created = ?4, updated = ?4,
-                     labels = ?5, bytes = ?6, inodes = ?7, unsynced_boot = ?8, retain = 0, volatile_boot = NULL
+                     labels = ?5, bytes = ?6, inodes = ?7, unsynced_boot = ?8, retain = 0, volatile_boot = NULL,
+                     fresh = 0
                  WHERE id = ?1",
             )?
             .execute(params![
@@ -292,13 +294,19 @@ impl Metastore {
         })
     }
 
-    /// Records that the data of these snapshots is on disk.
-    pub(crate) fn mark_synced(&self, ids: &[u64]) -> Result<()> {
+    /// Records that the data of these layers, committed in this boot, and the directories of these
+    /// uppers are on disk.
+    pub(crate) fn mark_synced(&self, layers: &[u64], uppers: &[u64], boot: &str) -> Result<()> {
         self.write(|tx| {
-            let mut statement =
-                tx.prepare_cached("UPDATE snapshots SET unsynced_boot = NULL WHERE id = ?1")?;
-            for id in ids {
-                statement.execute(params![id])?;
+            let mut layer = tx.prepare_cached(
+                "UPDATE snapshots SET unsynced_boot = NULL WHERE id = ?1 AND unsynced_boot = ?2",
+            )?;
+            for id in layers {
+                layer.execute(params![id, boot])?;
+            }
+            let mut upper = tx.prepare_cached("UPDATE snapshots SET fresh = 0 WHERE id = ?1")?;
+            for id in uppers {
+                upper.execute(params![id])?;
             }
             Ok(())
         })

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -135,7 +135,7 @@ impl Stores {
             Error::Unavailable(format!("store {name:?} at {}: {problem}", store.path.display()))
         };
         match fs::metadata(&store.path) {
-            Ok(found) if found.is_dir() => {}
+            Ok(found) if found.is_dir() => self.refuse_alias(name, &found).map_err(&unusable)?,
             Ok(_) => return Err(unusable("not a directory".to_owned())),
             Err(error) => {
                 return Err(unusable(format!("{error}; mount its disk, or create the directory")));
@@ -159,17 +159,44 @@ impl Stores {
                     "its marker {MARKER} is missing, so this is not the directory it was; is its disk mounted?"
                 )));
             }
-            (Some(marker), None) => {
-                meta.store_uuid(name, Some(&marker.store))?;
-            }
+            (Some(marker), None) => match meta.store_name(&marker.store)? {
+                Some(other) if self.knows(&other) => {
+                    return Err(unusable(format!("this is the directory of store {other:?}")));
+                }
+                former => meta.claim_store(name, &marker.store, former.as_deref())?,
+            },
             (Some(_), Some(_)) => {}
             (None, None) => {
+                if holds_entries(&layout::snapshots(&store.path))? {
+                    return Err(unusable(format!(
+                        "its directory {} holds files, but no marker {MARKER} says that they are this root's; \
+                         choose a directory that no other program uses",
+                        layout::SNAPSHOTS
+                    )));
+                }
                 probe::check_upper(&store.path, &self.root_uuid, features).map_err(&unusable)?;
                 return self.adopt(name, &store.path, meta);
             }
         }
         make_directory(&layout::snapshots(&store.path))?;
         probe::check_upper(&store.path, &self.root_uuid, features).map_err(unusable)
+    }
+
+    /// Refuses a directory that is another store's as well: each would take the other's for strays.
+    fn refuse_alias(&self, name: &str, found: &fs::Metadata) -> Result<(), String> {
+        let others = self.directories().filter(|other| *other != name);
+        for other in others {
+            let path = self.path(other).map_err(|error| error.to_string())?;
+            let same =
+                |there: fs::Metadata| (there.dev(), there.ino()) == (found.dev(), found.ino());
+            if fs::metadata(path).is_ok_and(same) {
+                return Err(format!(
+                    "this is the same directory as that of store {other:?}, {}; give each its own",
+                    path.display()
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn adopt(&self, name: &str, path: &Path, meta: &Metastore) -> Result<()> {
@@ -202,6 +229,14 @@ impl Stores {
                 Error::Unavailable(format!("{} is damaged: {error}; restore it", file.display()))
             }),
         }
+    }
+}
+
+/// True if there is such a directory and something in it.
+fn holds_entries(directory: &Path) -> Result<bool> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        entries => Ok(entries.at("read", directory)?.next().is_some()),
     }
 }
 

@@ -274,7 +274,8 @@ fn provisional_row(kind: Kind, new: &New<'_>, plan: &Plan) -> Row {
         labels: new.labels.clone(),
     };
     let snapshotter = new.snapshotter.to_owned();
-    Row { id: plan.id, snapshotter, info, parent: None, usage: Usage::default(), placement }
+    let (parent, usage, fresh) = (None, Usage::default(), !plan.resumes);
+    Row { id: plan.id, snapshotter, info, parent, usage, placement, fresh }
 }
 
 /// Makes a snapshot's directories where they do not exist.

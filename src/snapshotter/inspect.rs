@@ -1,5 +1,6 @@
 //! What people ask: where does a snapshot lie, why, how much space is used, what was retained.
 
+use std::io;
 use std::path::Path;
 
 use super::Snapshotter;
@@ -37,7 +38,7 @@ pub(crate) struct StoreReport {
     pub kind: &'static str,
     /// Its directory, or its pattern.
     pub path: String,
-    /// Why it cannot be used now; empty if it can.
+    /// What is wrong: "cannot be used now: ..."; empty if nothing is.
     pub problem: String,
     /// Committed snapshots, as of their Commit.
     pub committed: (u64, Usage),
@@ -72,6 +73,35 @@ pub(crate) struct RetainedUpper {
     pub removed: Option<Time>,
     /// Identities of its layers, top first.
     pub chain: Vec<String>,
+}
+
+impl StoreReport {
+    /// Counts a snapshot, and what is known of its size without a walk.
+    fn add(&mut self, row: &Row) {
+        match row.info.kind {
+            Kind::View => self.views += 1,
+            Kind::Active => self.active.0 += 1,
+            Kind::Committed => {
+                self.committed.0 += 1;
+                self.committed.1.add(row.usage);
+            }
+        }
+    }
+
+    /// Adds the size of an active snapshot's upper, or notes why it is not known.
+    fn add_active(&mut self, walked: Result<Usage>) -> Result<()> {
+        match walked {
+            Ok(usage) => self.active.1.add(usage),
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            // It was removed meanwhile, or went with its volume.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if self.problem.is_empty() => {
+                self.problem = format!("is not counted in full: {error}");
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
 }
 
 impl Snapshotter {
@@ -170,14 +200,25 @@ impl Snapshotter {
                 ..StoreReport::default()
             }))
             .collect();
+        let mut uppers = Vec::new();
         self.meta.for_each(None, |row| {
-            if let Some(report) =
-                reports.iter_mut().find(|report| report.name == row.placement.store)
+            let store = &row.placement.store;
+            if let Some(number) = reports.iter().position(|report| report.name == *store)
+                && let Some(report) = reports.get_mut(number)
             {
-                self.add(report, &row, cancel);
+                report.add(&row);
+                let walked = row.info.kind == Kind::Active;
+                uppers
+                    .extend(self.directory(&row).ok().filter(|_| walked).map(|own| (number, own)));
             }
             Ok(())
         })?;
+        // Walks take their time, and the record of the snapshots must not be held open meanwhile.
+        for (number, own) in uppers {
+            if let Some(report) = reports.get_mut(number) {
+                report.add_active(usage::measure(&own, cancel))?;
+            }
+        }
         let retained = self.meta.retained()?.into_iter().map(|retained| retained.store);
         let garbage = self.meta.garbage()?.into_iter().map(|garbage| garbage.store);
         let find = |reports: &mut Vec<StoreReport>, name: &str, add: fn(&mut StoreReport)| {
@@ -203,27 +244,9 @@ impl Snapshotter {
         });
         match space {
             Ok(space) => report.space = space,
-            Err(error) => report.problem = error.to_string(),
+            Err(error) => report.problem = format!("cannot be used now: {error}"),
         }
         report
-    }
-
-    fn add(&self, report: &mut StoreReport, row: &Row, cancel: &Cancel) {
-        let (total, usage) = match row.info.kind {
-            Kind::View => {
-                report.views += 1;
-                return;
-            }
-            Kind::Committed => (&mut report.committed, row.usage),
-            Kind::Active => {
-                // An upper that vanishes while it is walked takes no space.
-                let walked = self.directory(row).and_then(|own| usage::measure(&own, cancel));
-                (&mut report.active, walked.unwrap_or_default())
-            }
-        };
-        total.0 += 1;
-        total.1.bytes += usage.bytes;
-        total.1.inodes += usage.inodes;
     }
 
     /// Lists uppers that outlived their snapshots: those noted in stores, and those found on volumes.
@@ -299,4 +322,28 @@ fn uppers_on(store: &str, mount: &Path) -> Vec<RetainedUpper> {
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kind: io::ErrorKind) -> Result<Usage> {
+        Err(Error::io("walk", Path::new("/upper"), kind.into()))
+    }
+
+    #[test]
+    fn a_walk_that_fails_is_reported() {
+        let mut report = StoreReport::default();
+        let usage = Usage { bytes: 5, inodes: 2 };
+        report.add_active(Ok(usage)).unwrap();
+        report.add_active(failed(io::ErrorKind::NotFound)).unwrap();
+        assert_eq!((report.active.1, report.problem.as_str()), (usage, ""));
+        report.add_active(failed(io::ErrorKind::InvalidData)).unwrap();
+        report.add_active(failed(io::ErrorKind::NotADirectory)).unwrap();
+        report.add_active(Ok(usage)).unwrap();
+        assert!(report.problem.contains("invalid data"), "{}", report.problem);
+        assert_eq!(report.active.1, Usage { bytes: 10, inodes: 4 });
+        report.add_active(Err(Error::Cancelled)).unwrap_err();
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Directories are made before their row and deleted after it. So what a crash leaves is a directory
 //! without a row (becomes garbage) or, where a power failure took a directory that was never synced, a
-//! row without a directory (an upper is made again, empty as it was; a lost layer is reported).
+//! row without a directory (an upper is made again, empty as it was; a lost layer is reported). An upper
+//! that was seen by a start, and synced since, is not made again: whoever deleted it must hear of it.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -19,7 +20,7 @@ use crate::config::Config;
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
 use crate::locks::PathLocks;
-use crate::metastore::{Metastore, OpenError, Place, ROOT_STORE, Row};
+use crate::metastore::{FILE, Metastore, OpenError, Place, ROOT_STORE, Row};
 use crate::placement::Policy;
 use crate::placement::identity::Containerd;
 use crate::placement::stores::{Stores, make_directory};
@@ -60,6 +61,22 @@ pub(crate) enum StartError {
         /// How many.
         count: u64,
     },
+    /// The disk has snapshots that the database never heard of.
+    #[error(
+        "{}: the metadata database is older than the disk: it knows snapshots up to number {last}, but {} holds \
+         files. Nothing was deleted. Way out: stop Overstream and restore the latest database, without an old \
+         metadata.db-wal or metadata.db-shm beside it; to give up what was made since, move this directory and \
+         those with greater numbers aside",
+        database.display(), directory.display()
+    )]
+    Older {
+        /// The database.
+        database: PathBuf,
+        /// Largest number in it.
+        last: u64,
+        /// Upper or layer with a larger one.
+        directory: PathBuf,
+    },
     /// A store that was never used cannot be.
     #[error("{0}")]
     Store(Error),
@@ -88,7 +105,9 @@ impl Snapshotter {
             .map_err(|problem| StartError::Root { root: root.clone(), problem })?;
         let stores = Stores::new(root, &root_uuid, &config.stores);
         check_stores(&stores, &meta, &features)?;
-        let next_id = AtomicU64::new(meta.last_id()?.max(largest_id(&stores)?) + 1);
+        let last = meta.last_id()?;
+        refuse_older_database(&stores, &meta, &features, last)?;
+        let next_id = AtomicU64::new(last.max(largest_id(&stores)?) + 1);
         let snapshotter = Self {
             options: Options::new(config, &features),
             policy: Policy::new(config),
@@ -151,10 +170,16 @@ impl Snapshotter {
             }
             return;
         }
+        if whole {
+            if row.fresh && row.placement.place == Place::Store {
+                self.sync.note_seen(row.id, directory);
+            }
+            return;
+        }
         // A volume, or a store that is away, may come back with everything in it.
         let away = row.placement.place != Place::Store
             || self.stores.ready(&row.placement.store, &self.meta, &self.features).is_err();
-        if whole || away {
+        if away {
             return;
         }
         if row.info.kind == Kind::Committed {
@@ -165,7 +190,16 @@ impl Snapshotter {
             );
             return;
         }
-        tracing::warn!(key = row.info.name, "an upper that was never written is made again");
+        // Once its directories were on disk, no power failure has taken them.
+        if !row.fresh && !directory.join(layout::FS).is_dir() {
+            tracing::error!(
+                key = row.info.name,
+                directory = %directory.display(),
+                "the upper of a snapshot is missing; restore it, or remove the container and create it anew"
+            );
+            return;
+        }
+        tracing::warn!(key = row.info.name, "an upper that never reached the disk is made again");
         if let Err(error) = self.mend_upper(row, &directory) {
             tracing::error!(key = row.info.name, %error, "an upper is missing and cannot be made again");
         }
@@ -226,6 +260,42 @@ fn check_stores(stores: &Stores, meta: &Metastore, features: &Features) -> Resul
         tracing::error!(store, %error, "a store cannot be used; its snapshots are refused until it can");
     }
     Ok(())
+}
+
+/// Refuses a database restored from a backup, to which newer uppers look like strays.
+///
+/// A crashed Prepare leaves an empty upper: nobody got its mounts.
+fn refuse_older_database(
+    stores: &Stores,
+    meta: &Metastore,
+    features: &Features,
+    last: u64,
+) -> Result<(), StartError> {
+    for store in stores.directories() {
+        let Ok(base) = stores.ready(store, meta, features) else { continue };
+        let newer = directories(&layout::snapshots(base))?.into_iter().filter(|id| *id > last);
+        let mut newer: Vec<_> = newer.collect();
+        newer.sort_unstable();
+        for id in newer {
+            let directory = layout::snapshot(base, id);
+            if holds_files(&directory)? {
+                let database = stores.root().join(FILE);
+                return Err(StartError::Older { database, last, directory });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// True if the upper in a directory (not in one it links to) holds anything.
+fn holds_files(directory: &Path) -> Result<bool> {
+    let fs = directory.join(layout::FS);
+    let is_link = directory.symlink_metadata().is_ok_and(|found| found.file_type().is_symlink());
+    if is_link || !fs.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        return Ok(false);
+    }
+    let mut entries = fs::read_dir(&fs).at("read", &fs)?;
+    Ok(entries.next().is_some())
 }
 
 /// Numbers of the directories (and links) in a store.

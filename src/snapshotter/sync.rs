@@ -5,6 +5,7 @@
 //! what a power failure overtook.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +20,9 @@ use crate::layout;
 const QUIET: Duration = Duration::from_secs(5);
 /// Longest time it waits in all, however busy things are.
 const ROUNDS: u32 = 6;
-/// A write to the disk failed.
+/// How long it waits, without further commits, before it tries again what could not be synced.
+const RETRY: Duration = Duration::from_secs(60);
+/// The disk failed.
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 
 /// Wakes the background when there is something to sync.
@@ -27,10 +30,15 @@ const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// Held while layers are synced: one thread learns of a failed write, and another must not take the
+    /// silence after that for success.
+    syncing: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Uppers that the start saw, and that are on disk once it has been synced.
+    seen: Vec<(u64, PathBuf)>,
     waiting: bool,
     stopped: bool,
 }
@@ -42,6 +50,11 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Notes that an upper whose directories may not be on disk is there.
+    pub(super) fn note_seen(&self, id: u64, directory: PathBuf) {
+        self.lock().seen.push((id, directory));
+    }
+
     fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_all();
@@ -51,11 +64,19 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for work, then for a quiet moment; false once stopped.
-    fn next(&self) -> bool {
+    /// Waits for work, or until `retry` has passed, then for a quiet moment; false once stopped.
+    fn next(&self, retry: Option<Duration>) -> bool {
         let idle = |state: &mut State| !state.waiting && !state.stopped;
-        let mut state =
-            self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let state = self.lock();
+        let state = match retry {
+            None => self.changed.wait_while(state, idle),
+            Some(retry) => self
+                .changed
+                .wait_timeout_while(state, retry, idle)
+                .map(|(state, _)| state)
+                .map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
+        };
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
         for _ in 0..ROUNDS {
             if state.stopped || !state.waiting {
                 break;
@@ -71,66 +92,114 @@ impl Queue {
     }
 }
 
+/// What one sync makes durable.
+struct Group {
+    /// A directory in the file system.
+    directory: OwnedFd,
+    path: PathBuf,
+    /// Layers, for their data.
+    layers: Vec<u64>,
+    /// Uppers, for their directories: what was written to them is their container's to sync.
+    uppers: Vec<u64>,
+}
+
+/// What is to be synced, by file system.
+#[derive(Default)]
+struct Groups(BTreeMap<u64, Group>);
+
+impl Groups {
+    /// The group of the file system that holds `path`.
+    fn at(&mut self, path: PathBuf) -> Result<&mut Group> {
+        let (device, directory) = open(&path)?;
+        let (layers, uppers) = (Vec::new(), Vec::new());
+        Ok(self.0.entry(device).or_insert(Group { directory, path, layers, uppers }))
+    }
+}
+
 impl Snapshotter {
     /// Syncs committed layers until `stop_sync`; runs on a thread of its own.
     pub(crate) fn run_sync(&self) {
-        while self.sync.next() {
-            if let Err(error) = self.sync_layers() {
-                tracing::warn!(%error, "cannot make committed layers durable; tried again after the next commit");
-            }
+        let mut retry = None;
+        while self.sync.next(retry) {
+            retry = (!self.sync_layers()).then_some(RETRY);
         }
     }
 
     /// Ends `run_sync`, and makes durable what is left.
     pub(crate) fn stop_sync(&self) {
         self.sync.stop();
-        if let Err(error) = self.sync_layers() {
-            tracing::warn!(%error, "cannot make committed layers durable");
-        }
+        self.sync_layers();
     }
 
-    fn sync_layers(&self) -> Result<()> {
-        let mut by_device: BTreeMap<Result<u64, PathBuf>, Vec<u64>> = BTreeMap::new();
+    /// Syncs what it can; false if something has to be tried again.
+    fn sync_layers(&self) -> bool {
+        let _one_at_a_time = self.sync.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let warn = |error: Error| {
+            tracing::warn!(%error, "cannot make committed layers durable; tried again later");
+            false
+        };
+        let (Groups(groups), mut complete) = match self.groups() {
+            Ok(groups) => groups,
+            Err(error) => return warn(error),
+        };
+        // What keeps one disk from being synced does not keep the others.
+        for group in groups.values() {
+            complete &= self.sync_group(group).map_or_else(warn, |()| true);
+        }
+        complete
+    }
+
+    /// What is to be synced, by file system; false if that is not all.
+    fn groups(&self) -> Result<(Groups, bool)> {
+        let mut groups = Groups::default();
+        let mut unreachable = Vec::new();
         for (id, boot) in self.meta.unsynced()? {
             // What an earlier boot left unsynced cannot be saved by syncing now.
-            if boot == self.features.boot {
-                let device = device_of(&self.layer(id));
-                by_device.entry(device).or_default().push(id);
+            if boot != self.features.boot {
+                continue;
+            }
+            let path = self.layer(id);
+            match groups.at(path.clone()) {
+                Ok(group) => group.layers.push(id),
+                Err(Error::Io { source, .. }) if source.raw_os_error() == Some(EIO) => {
+                    unreachable.extend(self.lost(&path, &[id], &source).err());
+                }
+                Err(error) => unreachable.push(error),
             }
         }
-        // A disk that is not there, or a layer removed meanwhile, must not keep the others waiting.
-        for ids in by_device.values() {
-            self.sync_together(ids)?;
+        if let Some(error) = unreachable.first() {
+            tracing::warn!(%error, layers = unreachable.len(), "cannot make committed layers durable; tried again later");
         }
-        Ok(())
+        for (id, directory) in std::mem::take(&mut self.sync.lock().seen) {
+            // One that has gone meanwhile was removed, or stays to be seen by the next start.
+            if let Ok(group) = groups.at(directory) {
+                group.uppers.push(id);
+            }
+        }
+        Ok((groups, unreachable.is_empty()))
     }
 
-    /// Syncs layers of one file system.
-    fn sync_together(&self, ids: &[u64]) -> Result<()> {
-        let Some(first) = ids.first() else { return Ok(()) };
-        let layer = self.layer(*first);
-        match sync_file_system(&layer) {
+    fn sync_group(&self, group: &Group) -> Result<()> {
+        match rustix::fs::syncfs(&group.directory) {
             Ok(()) => {
                 crate::crash::point("sync: synced");
-                self.meta.mark_synced(ids)
+                self.meta.mark_synced(&group.layers, &group.uppers, &self.features.boot)
             }
-            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(EIO) => {
-                // The kernel tells of a failed write once and then forgets it: the next sync would
-                // succeed, although the data is gone.
-                tracing::error!(
-                    layer = %layer.display(),
-                    layers = ids.len(),
-                    error = %source,
-                    "committed layers could not be written to disk and are refused from now on; \
-                     remove their images and pull them again"
-                );
-                self.meta.mark_lost(ids)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot make a committed layer durable; tried again after the next commit");
-                Ok(())
-            }
+            // The kernel tells of a failed write once, as EIO, or ENOSPC where space is only taken at
+            // the write, and then forgets it: the next sync would succeed, although the data is gone.
+            Err(error) => self.lost(&group.path, &group.layers, &error.into()),
         }
+    }
+
+    fn lost(&self, layer: &Path, ids: &[u64], error: &std::io::Error) -> Result<()> {
+        tracing::error!(
+            layer = %layer.display(),
+            layers = ids.len(),
+            %error,
+            "committed layers could not be written to disk and are refused from now on; \
+             remove their images and pull them again"
+        );
+        self.meta.mark_lost(ids)
     }
 
     /// Where the data of a layer is.
@@ -139,15 +208,32 @@ impl Snapshotter {
     }
 }
 
-/// Device that holds `path`; the path itself where that cannot be told.
-fn device_of(path: &Path) -> Result<u64, PathBuf> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).map(|found| found.dev()).map_err(|_| path.to_owned())
+/// Opens a directory, and tells its device.
+fn open(path: &Path) -> Result<(u64, OwnedFd)> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty()).at("open", path)?;
+    let device = rustix::fs::fstat(&directory).at("read", path)?.st_dev;
+    Ok((device, directory))
 }
 
 /// Writes everything in the file system of `path` to disk.
 pub(super) fn sync_file_system(path: &Path) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(path, flags, Mode::empty()).at("open", path)?;
+    let (_, directory) = open(path)?;
     rustix::fs::syncfs(&directory).at("sync", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_synced_is_tried_again_without_a_commit() {
+        let queue = Queue::default();
+        assert!(queue.next(Some(Duration::from_millis(10))));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| queue.next(None));
+            queue.stop();
+            assert!(!waiting.join().unwrap());
+        });
+    }
 }

@@ -38,3 +38,73 @@ fn a_very_deep_tree_is_removed() {
     remove(&top).unwrap();
     assert!(!top.exists());
 }
+
+/// SEMANTICS X3
+#[test]
+fn a_directory_of_many_names_is_removed() {
+    let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
+    let top = scratch.path().join("t");
+    stdfs::create_dir(&top).unwrap();
+    for number in 0..20_000 {
+        stdfs::File::create(top.join(format!("file-{number}"))).unwrap();
+    }
+    for number in 0..1_000 {
+        stdfs::create_dir(top.join(format!("directory-{number}"))).unwrap();
+    }
+    remove(&top).unwrap();
+    assert!(!top.exists());
+}
+
+/// Deletes nothing, though it says so: as if somebody added names as fast as they are deleted.
+struct Futile(usize);
+
+impl Visitor for Futile {
+    fn file(&mut self, _: BorrowedFd<'_>, _: &CStr, _: &Stat) -> io::Result<()> {
+        self.0 += 1;
+        Ok(())
+    }
+
+    fn enter(&mut self, _: &Stat) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn leave(&mut self, _: BorrowedFd<'_>, _: &CStr) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn deletes(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn names_that_stay_do_not_keep_a_walk_for_ever() {
+    let scratch = tempfile::tempdir().unwrap();
+    stdfs::create_dir_all(scratch.path().join("t/d")).unwrap();
+    stdfs::write(scratch.path().join("t/file"), "x").unwrap();
+    let parent = fs::open(scratch.path(), DIRECTORY, Mode::empty()).unwrap();
+    let mut futile = Futile(0);
+    walk(parent.as_fd(), c"t", &mut futile).unwrap();
+    assert_eq!(futile.0, LISTINGS);
+}
+
+/// SEMANTICS X3
+#[test]
+fn a_file_that_cannot_be_deleted_is_an_error() {
+    let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
+    let file = scratch.path().join("t/a/file");
+    stdfs::create_dir_all(scratch.path().join("t/a")).unwrap();
+    stdfs::write(&file, "x").unwrap();
+    let change = |how| {
+        let chattr = std::process::Command::new("chattr").arg(how).arg(&file).output();
+        chattr.is_ok_and(|output| output.status.success())
+    };
+    if !change("+i") {
+        overstream_testkit::not_run("immutable", "no file in /var/tmp can be made immutable");
+        return;
+    }
+    let removed = remove(&scratch.path().join("t"));
+    assert!(change("-i"));
+    assert_eq!(removed.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    remove(&scratch.path().join("t")).unwrap();
+}

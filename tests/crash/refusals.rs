@@ -190,6 +190,17 @@ fn a_database_copied_without_its_log_is_refused() {
     refused(spoil, &["missing or empty", "restore the database from a backup"]);
 }
 
+/// What a backup from before the last uppers looks like: they must not pass for strays.
+#[test]
+fn a_database_older_than_the_disk_is_refused() {
+    let spoil = |path: &Path| {
+        let older = "DELETE FROM snapshots WHERE id = (SELECT max(id) FROM snapshots);
+                     UPDATE sqlite_sequence SET seq = (SELECT max(id) FROM snapshots);";
+        sql(path, older);
+    };
+    refused(spoil, &["older than the disk: it knows snapshots up to number 20", "snapshots/21"]);
+}
+
 /// SEMANTICS D5
 #[test]
 fn a_second_daemon_is_refused_with_the_pid_of_the_first() {

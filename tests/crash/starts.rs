@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use overstream_testkit::{Scratch, limit, require_root, wait_for};
+use tonic::Code;
 
 use super::steps::{DEATH, reached};
 use super::world::{Op, World, names};
@@ -62,8 +64,9 @@ fn first_starts(scratch: &Arc<Scratch>) -> BTreeSet<String> {
 fn leave_strays(world: &mut World) {
     let last = 1000 * world.fresh();
     for (base, id) in [(&world.root, last + 3), (&world.fast, last + 4)] {
-        fs::create_dir_all(base.join(format!("snapshots/{id}/fs/some"))).unwrap();
-        fs::write(base.join(format!("snapshots/{id}/fs/some/file")), "stray").unwrap();
+        fs::create_dir_all(base.join(format!("snapshots/{id}/fs"))).unwrap();
+        fs::create_dir_all(base.join(format!("snapshots/{id}/work/some"))).unwrap();
+        fs::write(base.join(format!("snapshots/{id}/work/some/file")), "stray").unwrap();
     }
     symlink("/nowhere", world.root.join(format!("snapshots/{}", last + 5))).unwrap();
 }
@@ -132,6 +135,37 @@ fn an_empty_database_without_snapshots_is_a_first_start() {
         fs::write(world.root.join("metadata.db"), "").unwrap();
         world.daemon.start();
         assert!(world.check().places.is_empty());
+    });
+}
+
+/// A power failure takes only what was never seen on disk; the rest somebody deleted.
+#[test]
+fn an_upper_deleted_by_hand_is_not_made_again() {
+    with_world(|mut world| {
+        world.daemon.start();
+        let keys = ["plain", "fast", "plain"].map(|kind| world.prepared(kind, ""));
+        world.daemon.restart();
+        assert!(world.daemon.stop().success());
+        let state = |world: &World| world.client.state().places.clone();
+        world.daemon.start();
+        let [plain, fast, workless] =
+            keys.map(|key| (PathBuf::from(&state(&world)[&key].upper), key));
+        world.daemon.kill();
+        for (upper, _) in [&plain, &fast] {
+            fs::remove_dir_all(upper.parent().unwrap()).unwrap();
+        }
+        fs::remove_dir(workless.0.with_file_name("work")).unwrap();
+        world.daemon.start();
+        for (upper, key) in [plain, fast] {
+            let error = world.client.call(&Op::Mounts { key: key.clone() }).unwrap_err();
+            assert_eq!(error.code(), Code::Unavailable, "{error}");
+            assert!(error.message().contains("is not in"), "{error}");
+            assert!(!upper.exists(), "{} was made again", upper.display());
+            assert!(world.daemon.log().contains("the upper of a snapshot is missing"));
+            world.client.ok(&Op::remove(&key));
+        }
+        world.client.ok(&Op::Mounts { key: workless.1 });
+        world.check();
     });
 }
 

@@ -1,6 +1,7 @@
 //! Stores that are missing, full, read-only, unsuitable or somebody else's.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -59,6 +60,59 @@ fn a_store_that_was_never_there_stops_the_start() {
         assert!(!missing.exists());
         scratch.write("missing", "a file");
         does_not_start(&mut daemon, "not a directory");
+    });
+}
+
+/// SEMANTICS P5. containerd's own overlayfs snapshotter keeps its files in the same layout.
+#[test]
+fn a_directory_with_somebody_elses_snapshots_is_not_adopted() {
+    with_disk(|scratch, _, mut daemon| {
+        let theirs = scratch.join("io.containerd.snapshotter.v1.overlayfs");
+        let layer = theirs.join("snapshots/7/fs");
+        fs::create_dir_all(&layer).unwrap();
+        fs::write(layer.join("file"), "theirs").unwrap();
+        daemon.set_config(&fast(&theirs));
+        does_not_start(&mut daemon, "holds files, but no marker .overstream-store");
+        assert_eq!(fs::read(layer.join("file")).unwrap(), b"theirs");
+        assert_eq!(theirs.read_dir().unwrap().count(), 1, "something was left there");
+        // One without snapshots is as good as a new one.
+        fs::remove_dir_all(theirs.join("snapshots/7")).unwrap();
+        daemon.start();
+    });
+}
+
+/// SEMANTICS P5.
+#[test]
+fn one_directory_is_not_two_stores() {
+    with_disk(|scratch, disk, mut daemon| {
+        // Under the name of the root.
+        fs::create_dir(daemon.root()).unwrap();
+        let link = scratch.join("link");
+        symlink(daemon.root(), &link).unwrap();
+        daemon.set_config(&fast(&link));
+        does_not_start(&mut daemon, "the same directory as that of store \"root\"");
+        assert!(!daemon.root().join(".overstream-store").exists());
+        // Under two names.
+        let two = scratch.join("two");
+        symlink(disk.path(), &two).unwrap();
+        let other = |name: &str, path: &Path| {
+            format!("[stores.{name}]\ntype = \"dir\"\npath = \"{}\"\n", path.display())
+        };
+        daemon.set_config(&format!("{}{}", fast(disk.path()), other("two", &two)));
+        does_not_start(&mut daemon, "the same directory as that of store \"two\"");
+        assert_eq!(entries(disk.path()), 0);
+        // Under another name, once nothing is left of the first.
+        daemon.set_config(&fast(disk.path()));
+        daemon.start();
+        daemon.stop();
+        daemon.set_config(&other("two", disk.path()));
+        daemon.start();
+        daemon.stop();
+        // The disk of one, where another is expected.
+        let copy = scratch.dir("copy");
+        fs::copy(disk.join(".overstream-store"), copy.join(".overstream-store")).unwrap();
+        daemon.set_config(&format!("{}{}", other("copy", &copy), other("two", disk.path())));
+        does_not_start(&mut daemon, "this is the directory of store \"two\"");
     });
 }
 
