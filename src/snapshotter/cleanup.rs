@@ -51,9 +51,12 @@ impl Snapshotter {
         match &garbage.volume_dir {
             Some(directory) => self.delete_on_volume(garbage.id, Path::new(directory)),
             None => {
-                let base = self.stores.ready(&garbage.store, &self.meta, &self.features)?;
+                let base = self.stores.present(&garbage.store, &self.meta, &self.features)?;
                 let directory = layout::snapshot(base, garbage.id);
-                tree::remove(&directory).at("delete", &directory)
+                tree::remove(&directory).at("delete", &directory)?;
+                // A disk unmounted just now looks like one on which nothing is left to delete.
+                let snapshots = layout::snapshots(base);
+                fs::metadata(&snapshots).at("read", &snapshots).map(drop)
             }
         }
     }

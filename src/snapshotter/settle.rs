@@ -185,7 +185,7 @@ impl Snapshotter {
                 row.info.name
             )));
         };
-        let base = self.stores.ready(store, &self.meta, &self.features)?;
+        let base = self.stores.present(store, &self.meta, &self.features)?;
         let directory = layout::snapshot(base, row.id);
         mend_snapshot(&directory, Kind::Active, self.owner_for(&row, chain)?)?;
         crate::crash::point("settle: directories made");

@@ -161,6 +161,36 @@ fn an_unmounted_disk_is_reported_and_used_again_when_it_is_back() {
     });
 }
 
+/// SEMANTICS P5, X2.
+#[test]
+fn an_unmounted_disk_is_not_taken_for_an_empty_one() {
+    with_disk(|_, disk, mut daemon| {
+        let keep = "[[rules]]\nretain = true\nresume = true\n";
+        daemon.set_config(&fast(disk.path()).replace("[[rules]]\n", keep));
+        daemon.start();
+        let client = client(&daemon);
+        add_layer(&client, 1, "");
+        for key in ["default/2/gone", "default/3/kept"] {
+            let mounts = client.prepare(key, &layer(1), &[]).unwrap();
+            if key.ends_with("kept") {
+                fs::write(writable(&mounts).join("file"), "kept").unwrap();
+            }
+            client.remove(key).unwrap();
+        }
+        disk.unmount();
+        client.cleanup().unwrap();
+        let status = client.prepare("default/4/kept", &layer(1), &[]).unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert!(status.message().contains("is its disk mounted?"), "{status}");
+        disk.remount();
+        assert_eq!(entries(disk.path()), 2);
+        client.cleanup().unwrap();
+        assert_eq!(entries(disk.path()), 1);
+        let mounts = client.prepare("default/4/kept", &layer(1), &[]).unwrap();
+        assert_eq!(fs::read(writable(&mounts).join("file")).unwrap(), b"kept");
+    });
+}
+
 /// SEMANTICS P5.
 #[test]
 fn a_readonly_disk_is_refused_until_it_is_writable() {
