@@ -226,6 +226,23 @@ fn garbage_does_not_take_a_layers_link_along() {
 
 /// SEMANTICS P5.
 #[test]
+fn a_store_whose_disk_is_dead_can_be_given_up() {
+    with_disk(|_, disk, mut daemon| {
+        daemon.start();
+        client(&daemon).prepare("default/1/c", "", &[]).unwrap();
+        disk.unmount();
+        client(&daemon).remove("default/1/c").unwrap();
+        client(&daemon).cleanup().unwrap();
+        daemon.stop();
+        daemon.set_config("");
+        daemon.start();
+        assert!(daemon.log().contains("is left alone"), "{}", daemon.log());
+        client(&daemon).prepare("default/2/c", "", &[]).unwrap();
+    });
+}
+
+/// SEMANTICS P5.
+#[test]
 fn a_readonly_disk_is_refused_until_it_is_writable() {
     with_disk(|_, disk, mut daemon| {
         daemon.start();
