@@ -132,19 +132,17 @@ impl Metastore {
 
     /// The identity a store had when it was first used, storing `initial` if it never was.
     pub(crate) fn store_uuid(&self, name: &str, initial: Option<&str>) -> Result<Option<String>> {
+        let stored = |tx: &Transaction<'_>| {
+            let query = "SELECT uuid FROM stores WHERE name = ?1";
+            Ok(tx.query_row(query, params![name], |row| row.get(0)).optional()?)
+        };
+        let Some(uuid) = initial else { return self.read(stored) };
         self.write(|tx| {
-            if let Some(uuid) = initial {
-                tx.execute(
-                    "INSERT OR IGNORE INTO stores (name, uuid) VALUES (?1, ?2)",
-                    params![name, uuid],
-                )?;
-            }
-            let stored = tx
-                .query_row("SELECT uuid FROM stores WHERE name = ?1", params![name], |row| {
-                    row.get(0)
-                })
-                .optional()?;
-            Ok(stored)
+            tx.execute(
+                "INSERT OR IGNORE INTO stores (name, uuid) VALUES (?1, ?2)",
+                params![name, uuid],
+            )?;
+            stored(tx)
         })
     }
 

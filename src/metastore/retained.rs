@@ -136,12 +136,12 @@ impl Metastore {
         })
     }
 
-    /// Stores that rows refer to, with how many snapshots, retained uppers and garbage each has.
+    /// Stores that rows refer to, with how many snapshots and retained uppers each has.
     pub(crate) fn stores_in_use(&self) -> Result<Vec<(String, u64)>> {
         self.read(|tx| {
             let mut statement = tx.prepare_cached(
-                "SELECT store, count(*) FROM (SELECT store FROM snapshots UNION ALL SELECT store FROM retained
-                                              UNION ALL SELECT store FROM garbage) GROUP BY store ORDER BY store",
+                "SELECT store, count(*) FROM (SELECT store FROM snapshots UNION ALL SELECT store FROM retained)
+                 GROUP BY store ORDER BY store",
             )?;
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)

@@ -115,6 +115,25 @@ impl Stores {
         Ok(&store.path)
     }
 
+    /// The directory of a store whose disk is mounted at this moment: where a missing file must not
+    /// be taken for a deleted one.
+    pub(crate) fn present(
+        &self,
+        name: &str,
+        meta: &Metastore,
+        features: &Features,
+    ) -> Result<&Path> {
+        let path = self.ready(name, meta, features)?;
+        if name != ROOT_STORE {
+            let known = meta.store_uuid(name, None)?;
+            let marker = self.read_marker(path)?;
+            if marker.is_none_or(|marker| Some(marker.store) != known) {
+                self.recheck(name, meta, features)?;
+            }
+        }
+        Ok(path)
+    }
+
     /// Finds out what became of a store in which a directory is suddenly missing.
     pub(crate) fn recheck(&self, name: &str, meta: &Metastore, features: &Features) -> Result<()> {
         if let Some(store) = self.dirs.get(name) {

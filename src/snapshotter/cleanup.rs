@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::Snapshotter;
@@ -45,17 +45,33 @@ impl Snapshotter {
 
     fn delete(&self, garbage: &Garbage) -> Result<()> {
         if garbage.store != ROOT_STORE {
-            self.unlink_from_root(garbage.id)?;
+            self.unlink_garbage(garbage)?;
             crate::crash::point("cleanup: link deleted");
         }
         match &garbage.volume_dir {
             Some(directory) => self.delete_on_volume(garbage.id, Path::new(directory)),
             None => {
-                let base = self.stores.ready(&garbage.store, &self.meta, &self.features)?;
+                let base = self.stores.present(&garbage.store, &self.meta, &self.features)?;
                 let directory = layout::snapshot(base, garbage.id);
-                tree::remove(&directory).at("delete", &directory)
+                tree::remove(&directory).at("delete", &directory)?;
+                // A disk unmounted just now looks like one on which nothing is left to delete.
+                let snapshots = layout::snapshots(base);
+                fs::metadata(&snapshots).at("read", &snapshots).map(drop)
             }
         }
+    }
+
+    /// Deletes the link to what is about to be deleted; a link elsewhere leads to a layer in use.
+    fn unlink_garbage(&self, garbage: &Garbage) -> Result<()> {
+        let directory = match &garbage.volume_dir {
+            Some(directory) => PathBuf::from(directory),
+            None => layout::snapshot(self.stores.path(&garbage.store)?, garbage.id),
+        };
+        let link = layout::snapshot(self.stores.root(), garbage.id);
+        if fs::read_link(&link).is_ok_and(|target| target == directory) {
+            self.unlink_from_root(garbage.id)?;
+        }
+        Ok(())
     }
 
     /// Deletes an upper on a volume, if the volume is there and the upper is still that snapshot's.

@@ -222,7 +222,7 @@ impl Snapshotter {
 
     /// Settles a pending snapshot in the store of `placement`.
     fn settle_in_store(&self, mut row: Row, chain: &[Layer], placement: Placement) -> Result<Row> {
-        let base = self.stores.ready(&placement.store, &self.meta, &self.features)?;
+        let base = self.stores.present(&placement.store, &self.meta, &self.features)?;
         let directory = layout::snapshot(base, row.id);
         mend_snapshot(&directory, Kind::Active, self.owner_for(&row.info.labels, chain)?)?;
         crate::crash::point("settle: directories made");

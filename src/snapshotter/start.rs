@@ -247,6 +247,7 @@ fn lock_root(root: &Path) -> Result<File, StartError> {
 
 /// A store that was never used must be usable; one that was may come back later.
 fn check_stores(stores: &Stores, meta: &Metastore, features: &Features) -> Result<(), StartError> {
+    drop_foreign_garbage(stores, meta)?;
     for (store, count) in meta.stores_in_use()? {
         if !stores.knows(&store) {
             return Err(StartError::StoreGone { store, count });
@@ -260,6 +261,22 @@ fn check_stores(stores: &Stores, meta: &Metastore, features: &Features) -> Resul
         tracing::error!(store, %error, "a store cannot be used; its snapshots are refused until it can");
     }
     Ok(())
+}
+
+/// Forgets garbage in stores that the configuration does not have any more: a dead disk's will never
+/// be deleted.
+fn drop_foreign_garbage(stores: &Stores, meta: &Metastore) -> Result<()> {
+    let mut foreign = meta.garbage()?;
+    foreign.retain(|garbage| !stores.knows(&garbage.store));
+    for garbage in &foreign {
+        tracing::warn!(
+            id = garbage.id,
+            store = garbage.store,
+            directory = garbage.volume_dir,
+            "the configuration has no such store any more; what was to be deleted there is left alone"
+        );
+    }
+    meta.forget_garbage(&foreign)
 }
 
 /// Refuses a database restored from a backup, to which newer uppers look like strays.

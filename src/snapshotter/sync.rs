@@ -94,8 +94,7 @@ impl Queue {
 
 /// What one sync makes durable.
 struct Group {
-    /// A directory in the file system.
-    directory: OwnedFd,
+    /// A directory in the file system. It is not kept open: a disk can be unmounted at any time.
     path: PathBuf,
     /// Layers, for their data.
     layers: Vec<u64>,
@@ -110,9 +109,9 @@ struct Groups(BTreeMap<u64, Group>);
 impl Groups {
     /// The group of the file system that holds `path`.
     fn at(&mut self, path: PathBuf) -> Result<&mut Group> {
-        let (device, directory) = open(&path)?;
+        let (device, _) = open(&path)?;
         let (layers, uppers) = (Vec::new(), Vec::new());
-        Ok(self.0.entry(device).or_insert(Group { directory, path, layers, uppers }))
+        Ok(self.0.entry(device).or_insert(Group { path, layers, uppers }))
     }
 }
 
@@ -180,7 +179,8 @@ impl Snapshotter {
     }
 
     fn sync_group(&self, group: &Group) -> Result<()> {
-        match rustix::fs::syncfs(&group.directory) {
+        let (_, directory) = open(&group.path)?;
+        match rustix::fs::syncfs(&directory) {
             Ok(()) => {
                 crate::crash::point("sync: synced");
                 self.meta.mark_synced(&group.layers, &group.uppers, &self.features.boot)

@@ -42,6 +42,12 @@ fn refused(client: &Client, code: Code, words: &str) {
     assert_eq!(client.stat("default/900/refused").unwrap_err().code(), Code::NotFound);
 }
 
+/// Changes the database of a daemon that does not run.
+fn sql(daemon: &Daemon, statement: &str) {
+    let database = rusqlite::Connection::open(daemon.root().join("metadata.db")).unwrap();
+    database.execute_batch(statement).unwrap();
+}
+
 #[track_caller]
 fn does_not_start(daemon: &mut Daemon, words: &str) {
     assert!(daemon.try_start().is_err(), "started: {}", daemon.describe());
@@ -158,6 +164,80 @@ fn an_unmounted_disk_is_reported_and_used_again_when_it_is_back() {
             assert_eq!(entries(disk.path()), 2);
         }
         assert_eq!(fs::read(writable(&before).join("kept")).unwrap(), b"kept");
+    });
+}
+
+/// SEMANTICS P5, X2.
+#[test]
+fn an_unmounted_disk_is_not_taken_for_an_empty_one() {
+    with_disk(|_, disk, mut daemon| {
+        let keep = "[[rules]]\nretain = true\nresume = true\n";
+        daemon.set_config(&fast(disk.path()).replace("[[rules]]\n", keep));
+        daemon.start();
+        let client = client(&daemon);
+        add_layer(&client, 1, "");
+        for key in ["default/2/gone", "default/3/kept"] {
+            let mounts = client.prepare(key, &layer(1), &[]).unwrap();
+            if key.ends_with("kept") {
+                fs::write(writable(&mounts).join("file"), "kept").unwrap();
+            }
+            client.remove(key).unwrap();
+        }
+        disk.unmount();
+        client.cleanup().unwrap();
+        let status = client.prepare("default/4/kept", &layer(1), &[]).unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert!(status.message().contains("is its disk mounted?"), "{status}");
+        disk.remount();
+        assert_eq!(entries(disk.path()), 2);
+        client.cleanup().unwrap();
+        assert_eq!(entries(disk.path()), 1);
+        let mounts = client.prepare("default/4/kept", &layer(1), &[]).unwrap();
+        assert_eq!(fs::read(writable(&mounts).join("file")).unwrap(), b"kept");
+    });
+}
+
+/// A failed call may note what it made as garbage in one store, for a snapshot that went to another.
+#[test]
+fn garbage_does_not_take_a_layers_link_along() {
+    with_disk(|scratch, disk, mut daemon| {
+        let other = scratch.dir("other");
+        let config = format!(
+            "{}[stores.other]\ntype = \"dir\"\npath = \"{}\"\n",
+            fast(disk.path()),
+            other.display()
+        );
+        daemon.set_config(&config);
+        daemon.start();
+        client(&daemon).prepare("default/1/c", "", &[]).unwrap();
+        client(&daemon).commit(&layer(1), "default/1/c", &[]).unwrap();
+        let link = daemon.root().join("snapshots/1");
+        assert!(link.is_symlink());
+        daemon.stop();
+        sql(&daemon, "INSERT INTO garbage (id, store) VALUES (1, 'other')");
+        fs::create_dir_all(other.join("snapshots/1/fs")).unwrap();
+        daemon.start();
+        client(&daemon).cleanup().unwrap();
+        assert_eq!(entries(&other), 0);
+        assert!(link.is_symlink());
+        client(&daemon).prepare("default/2/c", &layer(1), &[]).unwrap();
+    });
+}
+
+/// SEMANTICS P5.
+#[test]
+fn a_store_whose_disk_is_dead_can_be_given_up() {
+    with_disk(|_, disk, mut daemon| {
+        daemon.start();
+        client(&daemon).prepare("default/1/c", "", &[]).unwrap();
+        disk.unmount();
+        client(&daemon).remove("default/1/c").unwrap();
+        client(&daemon).cleanup().unwrap();
+        daemon.stop();
+        daemon.set_config("");
+        daemon.start();
+        assert!(daemon.log().contains("is left alone"), "{}", daemon.log());
+        client(&daemon).prepare("default/2/c", "", &[]).unwrap();
     });
 }
 
