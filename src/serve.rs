@@ -6,7 +6,8 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
 use sd_notify::NotifyState;
@@ -79,10 +80,26 @@ pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
         .build()?;
     let snapshots = Arc::new(Snapshotter::open(config, runtime.handle())?);
     let background = Background::start(&snapshots);
-    let result = runtime.block_on(serve(config, Arc::clone(&snapshots)));
-    runtime.shutdown_timeout(config.shutdown_grace);
-    background.stop(&snapshots);
-    result.inspect(|()| tracing::info!("stopped"))
+    let stop = runtime.block_on(serve(config, Arc::clone(&snapshots)));
+    let deadline = Deadline::within(config.shutdown_grace);
+    let deadline = *stop.as_ref().unwrap_or(&deadline);
+    runtime.shutdown_timeout(deadline.left());
+    background.stop(snapshots, deadline);
+    stop.map(|_| tracing::info!("stopped"))
+}
+
+/// When a stop is over, whatever is still under way.
+#[derive(Clone, Copy, Debug)]
+struct Deadline(Instant);
+
+impl Deadline {
+    fn within(grace: Duration) -> Self {
+        Self(Instant::now() + grace)
+    }
+
+    fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
 }
 
 /// Threads that work for nobody in particular.
@@ -97,15 +114,33 @@ impl Background {
         Self(std::thread::spawn(move || syncer.run_sync()))
     }
 
-    fn stop(self, snapshots: &Snapshotter) {
-        snapshots.stop_sync();
-        if self.0.join().is_err() {
-            tracing::error!("the background thread ended in an unforeseen way");
+    /// Syncs a last time, as far as the disks let it.
+    fn stop(self, snapshots: Arc<Snapshotter>, deadline: Deadline) {
+        let (done, stopped) = mpsc::channel();
+        drop(std::thread::spawn(move || {
+            snapshots.stop_sync();
+            let joined = self.0.join();
+            // The database is closed by whoever lets go last, and that must not be after the end.
+            drop(snapshots);
+            // An error means that nobody waits any more.
+            done.send(joined.is_ok()).ok();
+        }));
+        match stopped.recv_timeout(deadline.left()) {
+            Ok(true) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!(
+                    "a disk takes too long: committed layers that are not synced yet are synced at the next start"
+                );
+            }
+            Ok(false) | Err(RecvTimeoutError::Disconnected) => {
+                tracing::error!("the background thread ended in an unforeseen way");
+            }
         }
     }
 }
 
-async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<(), ServeError> {
+/// Serves until told to stop; returns by when that has to be over.
+async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<Deadline, ServeError> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let socket = Socket::open(&config.socket)?;
@@ -131,9 +166,13 @@ async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<(), Serve
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: finishing calls under way"),
         _ = interrupt.recv() => tracing::info!("SIGINT: finishing calls under way"),
-        ended = &mut server => return ended.map_err(io::Error::other)?.map_err(ServeError::from),
+        ended = &mut server => {
+            ended.map_err(io::Error::other)??;
+            return Ok(Deadline::within(config.shutdown_grace));
+        }
         Err(error) = &mut metrics => return Err(error),
     }
+    let deadline = Deadline::within(config.shutdown_grace);
     notify(&[NotifyState::Stopping]);
     drop(stop);
     let finished = async {
@@ -143,13 +182,13 @@ async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<(), Serve
             () = calls.wait_quiet(QUIET) => Ok(()),
         }
     };
-    match tokio::time::timeout(config.shutdown_grace, finished).await {
-        Ok(ended) => ended,
+    match tokio::time::timeout(deadline.left(), finished).await {
+        Ok(ended) => ended?,
         Err(_) => {
             tracing::warn!(grace = ?config.shutdown_grace, "calls are still under way; stopping all the same");
-            Ok(())
         }
     }
+    Ok(deadline)
 }
 
 async fn serve_metrics(config: &Config, metrics: Arc<Metrics>) -> Result<(), ServeError> {

@@ -151,6 +151,31 @@ fn sigterm_does_not_wait_for_ever() {
 }
 
 #[test]
+fn calls_threads_and_the_last_sync_share_one_grace() {
+    serve_as(
+        |daemon| daemon.with_config("shutdown_grace_seconds = 3\n"),
+        |bed| {
+            bed.layer("not synced yet", "");
+            let path = bed.daemon.root().join("metadata.db");
+            let database = rusqlite::Connection::open(path).unwrap();
+            // Both a call and the sync's record wait for this transaction.
+            database.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let client = bed.daemon.client("over");
+            let call = std::thread::spawn(move || client.prepare("a", "", &[]));
+            wait_for("the call to begin", Duration::from_secs(10), || bed.fs(2).exists());
+            let began = Instant::now();
+            bed.daemon.signal(Signal::SIGTERM);
+            assert_eq!(bed.daemon.wait_exit(Duration::from_secs(30)).code(), Some(0));
+            assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
+            call.join().unwrap().unwrap_err();
+            drop(database);
+            bed.daemon.start();
+            bed.prepare("b", "not synced yet");
+        },
+    );
+}
+
+#[test]
 fn a_client_that_does_not_listen_does_not_hold_up_a_stop() {
     serve(|bed| {
         // Its connection is only looked after while it waits for an answer.
