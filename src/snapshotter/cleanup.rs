@@ -83,8 +83,13 @@ impl Snapshotter {
             return Err(Error::BadRow { id, problem: format!("volume directory {directory:?}") });
         };
         if !crate::mountinfo::read()?.iter().any(|found| found.path == mount) {
-            // The volume went with its pod, and the upper with it.
-            return Ok(());
+            // A volume that is away may come back; one that went with its pod took the upper along.
+            return match fs::symlink_metadata(mount) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                _ => {
+                    Err(Error::Unavailable(format!("no volume is mounted at {}", mount.display())))
+                }
+            };
         }
         let aside = format!(".removed-{}-{id}", self.stores.root_uuid());
         self.set_aside(id, mount, name, &aside)?;
