@@ -18,6 +18,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -143,11 +144,13 @@ fn under_load(kind: FsKind) {
     let mut answered = BTreeMap::new();
     for round in 0..repetitions() {
         let (client, layer) = (&machine.world.client, &layer);
+        let cut = &AtomicBool::new(false);
         let results = thread::scope(|scope| {
-            let work = |number| scope.spawn(move || load(client, round, number, layer));
+            let work = |number| scope.spawn(move || load(client, round, number, layer, cut));
             let threads: Vec<_> = (0..4).map(work).collect();
             // The instant is the point of this test.
             thread::sleep(Duration::from_millis(100 + 70 * (round % 5)));
+            cut.store(true, Ordering::SeqCst);
             if kind == FsKind::Btrfs {
                 machine.world.daemon.kill();
             } else {
@@ -177,14 +180,24 @@ fn under_load(kind: FsKind) {
 }
 
 /// Calls until an error; tells which keys must be there, must not, or may.
-fn load(client: &Client, round: u64, number: u64, layer: &str) -> BTreeMap<String, Option<bool>> {
+///
+/// An answer that comes when the power may be gone
+/// tells nothing: the shutdown takes a while, and a sync that runs meanwhile may report success.
+fn load(
+    client: &Client,
+    round: u64,
+    number: u64,
+    layer: &str,
+    cut: &AtomicBool,
+) -> BTreeMap<String, Option<bool>> {
+    let answered = |op: &Op| client.call(op).is_ok() && !cut.load(Ordering::SeqCst);
     let mut known = BTreeMap::new();
     for n in 0.. {
         let kind = if n % 2 == 0 { "plain" } else { "fast" };
         let key = format!("default/{n}/{kind}-{round}-{number}-{n}");
         let name = format!("{key}-layer");
         known.insert(key.clone(), None);
-        if client.call(&Op::prepare(&key, layer)).is_err() {
+        if !answered(&Op::prepare(&key, layer)) {
             break;
         }
         known.insert(key.clone(), Some(true));
@@ -194,7 +207,7 @@ fn load(client: &Client, round: u64, number: u64, layer: &str) -> BTreeMap<Strin
             _ => continue,
         };
         known.extend([(key.clone(), None), (name.clone(), None)]);
-        if client.call(&next).is_err() {
+        if !answered(&next) {
             break;
         }
         known.extend([(key, Some(false)), (name, Some(n % 4 == 1))]);

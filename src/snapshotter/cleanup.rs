@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::Snapshotter;
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::layout;
-use crate::metastore::{Garbage, ROOT_STORE, Row};
+use crate::metastore::{Garbage, Layer, ROOT_STORE, Row};
 use crate::placement::volume::{self, Home};
 use crate::tree;
 
@@ -78,8 +78,13 @@ impl Snapshotter {
     fn delete_on_volume(&self, id: u64, directory: &Path) -> Result<()> {
         let (mount, name) = volume::split(id, directory)?;
         if !crate::mountinfo::read()?.iter().any(|found| found.path == mount) {
-            // The volume went with its pod, and the upper with it.
-            return Ok(());
+            // A volume that is away may come back; one that went with its pod took the upper along.
+            return match fs::symlink_metadata(mount) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                _ => {
+                    Err(Error::Unavailable(format!("no volume is mounted at {}", mount.display())))
+                }
+            };
         }
         let aside = format!(".removed-{}-{id}", self.stores.root_uuid());
         self.set_aside(id, mount, name, &aside)?;
@@ -103,16 +108,24 @@ impl Snapshotter {
 
     /// Makes a committed snapshot of another store reachable below the root, among all layers.
     pub(super) fn link_into_root(&self, row: &Row, own: &Path) -> Result<()> {
-        if row.placement.store == ROOT_STORE {
-            return Ok(());
-        }
-        let link = layout::snapshot(self.stores.root(), row.id);
+        if row.placement.store == ROOT_STORE { Ok(()) } else { self.link(row.id, own) }
+    }
+
+    /// Links a layer whose store came back after the start; true if it can be reached now.
+    pub(super) fn relink(&self, layer: &Layer) -> bool {
+        let base = self.stores.ready(&layer.store, &self.meta, &self.features);
+        let own = base.map(|base| layout::snapshot(base, layer.id));
+        own.is_ok_and(|own| own.join(layout::FS).is_dir() && self.link(layer.id, &own).is_ok())
+    }
+
+    fn link(&self, id: u64, own: &Path) -> Result<()> {
+        let link = layout::snapshot(self.stores.root(), id);
         match symlink(own, &link) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 if fs::read_link(&link).is_ok_and(|target| target == own) {
                     return Ok(());
                 }
-                self.unlink_from_root(row.id)?;
+                self.unlink_from_root(id)?;
                 crate::crash::point("link: old one deleted");
                 symlink(own, &link).at("create", &link)
             }

@@ -203,6 +203,9 @@ impl Snapshotter {
     /// Owner of a layer's root, which a new snapshot's root inherits.
     pub(super) fn owner_of(&self, layer: &Layer) -> Result<(u32, u32)> {
         let path = layout::snapshot(self.stores.root(), layer.id).join(layout::FS);
+        if layer.store != ROOT_STORE && !path.is_dir() {
+            self.relink(layer);
+        }
         match fs::metadata(&path) {
             Ok(found) => Ok((found.uid(), found.gid())),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(missing_layer(layer, &path)),

@@ -329,7 +329,7 @@ impl Snapshotter {
     fn lowers(&self, chain: &[Layer]) -> Result<Vec<PathBuf>> {
         let lower = |layer: &Layer| {
             let path = layout::snapshot(self.stores.root(), layer.id).join(layout::FS);
-            if layer.store != ROOT_STORE && !path.is_dir() {
+            if layer.store != ROOT_STORE && !path.is_dir() && !self.relink(layer) {
                 return Err(create::missing_layer(layer, &path));
             }
             Ok(path)

@@ -162,53 +162,57 @@ impl Snapshotter {
     /// Makes the directories a row needs; what cannot be made is reported, and refused when asked for.
     fn mend(&self, row: &Row) {
         let Ok(directory) = self.directory(row) else { return };
+        let committed = row.info.kind == Kind::Committed;
+        if row.placement.place != Place::Store {
+            // A volume is not touched: it may never answer, or come back with everything in it.
+            if committed {
+                self.mend_link(row, &directory);
+            }
+            return;
+        }
+        if self.stores.ready(&row.placement.store, &self.meta, &self.features).is_err() {
+            return;
+        }
         let whole = directory.join(layout::FS).is_dir()
             && (row.info.kind != Kind::Active || directory.join(layout::WORK).is_dir());
-        if row.info.kind == Kind::Committed && whole {
-            if let Err(error) = self.link_into_root(row, &directory) {
-                tracing::error!(name = row.info.name, %error, "a layer cannot be reached below the root");
-            }
-            return;
-        }
-        if whole {
-            if row.fresh && row.placement.place == Place::Store {
-                self.sync.note_seen(row.id, directory);
-            }
-            return;
-        }
-        // A volume, or a store that is away, may come back with everything in it.
-        let away = row.placement.place != Place::Store
-            || self.stores.ready(&row.placement.store, &self.meta, &self.features).is_err();
-        if away {
-            return;
-        }
-        if row.info.kind == Kind::Committed {
-            tracing::error!(
+        match (committed, whole) {
+            (true, true) => self.mend_link(row, &directory),
+            (true, false) => tracing::error!(
                 name = row.info.name,
                 directory = %directory.display(),
                 "the files of a committed layer are missing; remove the image and pull it again"
-            );
-            return;
+            ),
+            (false, true) if row.fresh => self.sync.note_seen(row.id, directory),
+            (false, true) => {}
+            (false, false) => self.mend_upper(row, &directory),
         }
-        // Once its directories were on disk, no power failure has taken them.
+    }
+
+    fn mend_link(&self, row: &Row, directory: &Path) {
+        if let Err(error) = self.link_into_root(row, directory) {
+            tracing::error!(name = row.info.name, %error, "a layer cannot be reached below the root");
+        }
+    }
+
+    /// Makes an upper again, unless its directories were on disk once: no power failure takes those.
+    fn mend_upper(&self, row: &Row, directory: &Path) {
+        let key = &row.info.name;
         if !row.fresh && !directory.join(layout::FS).is_dir() {
             tracing::error!(
-                key = row.info.name,
+                key,
                 directory = %directory.display(),
                 "the upper of a snapshot is missing; restore it, or remove the container and create it anew"
             );
             return;
         }
-        tracing::warn!(key = row.info.name, "an upper that never reached the disk is made again");
-        if let Err(error) = self.mend_upper(row, &directory) {
-            tracing::error!(key = row.info.name, %error, "an upper is missing and cannot be made again");
+        tracing::warn!(key, "an upper that never reached the disk is made again");
+        let parent = row.parent.map(|parent| self.meta.chain_from(parent)).transpose();
+        let made = parent
+            .and_then(|chain| self.owner_for(&row.info.labels, &chain.unwrap_or_default()))
+            .and_then(|owner| mend_snapshot(directory, row.info.kind, owner));
+        if let Err(error) = made {
+            tracing::error!(key, %error, "an upper is missing and cannot be made again");
         }
-    }
-
-    fn mend_upper(&self, row: &Row, directory: &Path) -> Result<()> {
-        let chain =
-            row.parent.map_or_else(|| Ok(Vec::new()), |parent| self.meta.chain_from(parent))?;
-        mend_snapshot(directory, row.info.kind, self.owner_for(&row.info.labels, &chain)?)
     }
 }
 

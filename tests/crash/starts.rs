@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use overstream_testkit::{Scratch, limit, require_root, wait_for};
+use overstream_testkit::{Scratch, limit, require_root, run, wait_for};
 use tonic::Code;
 
 use super::steps::{DEATH, reached};
@@ -166,6 +167,41 @@ fn an_upper_deleted_by_hand_is_not_made_again() {
         }
         world.client.ok(&Op::Mounts { key: workless.1 });
         world.check();
+    });
+}
+
+/// A volume may be away for a moment; its upper is garbage for as long as its mount point exists.
+#[test]
+fn an_upper_on_a_volume_that_is_away_is_deleted_later() {
+    with_world(|mut world| {
+        world.daemon.start();
+        let volume = world.volume();
+        let bind = |what: &str| match what {
+            "umount" => run(Command::new("umount").arg(&volume)).ok(),
+            _ => run(Command::new("mount").arg("--bind").arg(&volume).arg(&volume)).ok(),
+        };
+        let garbage = |world: &World| {
+            let database = rusqlite::Connection::open(world.root.join("metadata.db")).unwrap();
+            let query = "SELECT count(*) FROM garbage";
+            database.query_row(query, [], |row| row.get::<_, u64>(0)).unwrap()
+        };
+        let homes = || names(&volume.join("overstream"));
+        let layer = world.layer("extract", "");
+        let key = world.prepared("vol", &layer);
+        world.client.ok(&Op::remove(&key));
+        bind("umount");
+        world.client.ok(&Op::Cleanup);
+        assert_eq!((garbage(&world), homes().len()), (1, 1));
+        bind("mount");
+        world.client.ok(&Op::Cleanup);
+        assert_eq!((garbage(&world), homes().len()), (0, 0));
+
+        let key = world.prepared("vol", &layer);
+        world.client.ok(&Op::remove(&key));
+        bind("umount");
+        fs::rename(&volume, volume.with_file_name("gone")).unwrap();
+        world.client.ok(&Op::Cleanup);
+        assert_eq!(garbage(&world), 0);
     });
 }
 

@@ -241,6 +241,25 @@ fn a_store_whose_disk_is_dead_can_be_given_up() {
     });
 }
 
+/// SEMANTICS P5. The root may have come from a backup without the links, the disk later.
+#[test]
+fn layers_of_a_store_that_comes_back_late_are_linked_again() {
+    with_disk(|_, disk, mut daemon| {
+        daemon.start();
+        client(&daemon).prepare("default/1/c", "", &[]).unwrap();
+        client(&daemon).commit(&layer(1), "default/1/c", &[]).unwrap();
+        daemon.stop();
+        disk.unmount();
+        let link = daemon.root().join("snapshots/1");
+        fs::remove_file(&link).unwrap();
+        daemon.start();
+        client(&daemon).prepare("default/2/c", &layer(1), &[]).unwrap_err();
+        disk.remount();
+        client(&daemon).prepare("default/2/c", &layer(1), &[]).unwrap();
+        assert!(link.is_symlink());
+    });
+}
+
 /// SEMANTICS P5.
 #[test]
 fn a_readonly_disk_is_refused_until_it_is_writable() {
