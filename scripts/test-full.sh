@@ -21,8 +21,8 @@ shard() {
     containerd-2.x) with_containerd 2.x ;;
     power) OVERSTREAM_FULL=1 run --test power --test crash ;;
     soak)
-        OVERSTREAM_SOAK_SECONDS=300 run --test model --test crash
-        scripts/fuzz.sh 120
+        OVERSTREAM_SOAK_SECONDS=180 run --test model --test crash
+        scripts/fuzz.sh 60
         ;;
     esac
 }
