@@ -127,7 +127,7 @@ fn stores(
             checker.mistake(
                 name.span(),
                 format!(
-                    "a store's name is a-z, 0-9 and '-', and not {ROOT_STORE:?}: {:?} is not",
+                    "{:?} cannot be a store's name: write a-z, 0-9 and '-' ({ROOT_STORE:?} is the layer store)",
                     name.get_ref()
                 ),
             );

@@ -141,12 +141,44 @@ pub(super) struct Rule {
 }
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
-    let at = |mistakes| ConfigError::Mistakes { path: path.to_owned(), mistakes };
-    let file: File = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| line_of(text, span.start));
-        at(vec![Mistake { line, problem: error.message().to_owned() }])
-    })?;
-    check::check(file, text).map_err(at)
+    let (file, mut mistakes) = read(text);
+    let checked = file.map(|file| check::check(file, text));
+    if let (Some(Ok(config)), true) = (&checked, mistakes.is_empty()) {
+        return Ok(config.clone());
+    }
+    mistakes.extend(checked.and_then(Result::err).unwrap_or_default());
+    mistakes.sort_by_key(|mistake| mistake.line);
+    Err(ConfigError::Mistakes { path: path.to_owned(), mistakes })
+}
+
+/// Reads what can be read: a line with a word or value that cannot stand there is noted and left out,
+/// so that one run shows the others, too. What is no TOML at all is the only mistake reported.
+fn read(text: &str) -> (Option<File>, Vec<Mistake>) {
+    let (mut rest, mut mistakes) = (text.to_owned(), Vec::new());
+    loop {
+        let error = match toml::from_str::<File>(&rest) {
+            Ok(file) => return (Some(file), mistakes),
+            Err(error) => error,
+        };
+        let span = error.span().unwrap_or_default();
+        let is_toml = toml::from_str::<toml::Table>(&rest).is_ok();
+        if is_toml || mistakes.is_empty() {
+            let line = line_of(text, span.start);
+            mistakes.push(Mistake { line, problem: error.message().to_owned() });
+        }
+        match without_line(&rest, span.start) {
+            Some(shorter) if is_toml => rest = shorter,
+            _ => return (None, mistakes),
+        }
+    }
+}
+
+/// Blanks the line at `offset`, so that the places of the others stay; nothing if it is blank already.
+fn without_line(text: &str, offset: usize) -> Option<String> {
+    let start = text.get(..offset)?.rfind('\n').map_or(0, |newline| newline + 1);
+    let end = text.get(offset..)?.find('\n').map_or(text.len(), |newline| offset + newline);
+    let line = text.get(start..end).filter(|line| !line.trim().is_empty())?;
+    Some(format!("{}{}{}", text.get(..start)?, " ".repeat(line.len()), text.get(end..)?))
 }
 
 /// Number of the line that holds the byte at `offset`, from 1.

@@ -120,6 +120,20 @@ pub(crate) enum LabelOverride {
     Identity,
 }
 
+impl LabelOverride {
+    /// How `allow` names it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Mode => "mode",
+            Self::Retain => "retain",
+            Self::Resume => "resume",
+            Self::Volatile => "volatile",
+            Self::Identity => "identity",
+        }
+    }
+}
+
 /// A named place for uppers.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {

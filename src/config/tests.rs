@@ -49,8 +49,8 @@ fn every_mistake_names_its_line() {
         ("root = ", 1, ""),
         ("mount_options = [\"index=off\",\n\"upperdir=/x\"]", 2, "set by Overstream itself"),
         ("mount_options = [\"a,b\"]", 1, "without a comma"),
-        ("[stores.Fast]\ntype = \"dir\"\npath = \"/f\"", 1, "a store's name"),
-        ("[stores.root]\ntype = \"dir\"\npath = \"/f\"", 1, "a store's name"),
+        ("[stores.Fast]\ntype = \"dir\"\npath = \"/f\"", 1, "cannot be a store's name"),
+        ("[stores.root]\ntype = \"dir\"\npath = \"/f\"", 1, "cannot be a store's name"),
         ("[stores.s]\ntype = \"stream\"", 2, "no store type \"stream\""),
         ("[stores.s]\ntype = \"dir\"", 1, "needs `path`"),
         ("[stores.s]\ntype = \"volume\"", 1, "needs `match`"),
@@ -96,6 +96,16 @@ fn every_mistake_names_its_line() {
 #[test]
 fn all_mistakes_are_listed_at_once() {
     assert_eq!(mistakes("root = \"x\"\nsocket = \"y\"\n[[rules]]\nmode = \"z\"").len(), 3);
+}
+
+#[test]
+fn words_and_values_that_cannot_be_are_listed_with_the_others() {
+    let text = "sokcet = \"/x\"\nlayer_sync = \"sometimes\"\nroot = \"x\"\n[[rules]]\nretian = true\nmode = \"z\"\n";
+    let found = mistakes(text);
+    let lines: Vec<_> = found.iter().map(|mistake| mistake.split(':').nth(1).unwrap()).collect();
+    assert_eq!(lines, ["1", "2", "3", "5", "6"], "{found:#?}");
+    // What is no TOML has no further meaning.
+    assert_eq!(mistakes("root = \"x\"\nbad bad\nsokcet = 1").len(), 1);
 }
 
 #[test]

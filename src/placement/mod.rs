@@ -225,7 +225,8 @@ impl<'a> Overrides<'a> {
             };
             if !allowed.contains(&kind) {
                 return Err(bad(format!(
-                    "the configuration does not allow this label; add it to `allow` under [labels] ({kind:?})"
+                    "the configuration does not allow this label; add {:?} to `allow` under [labels]",
+                    kind.as_str()
                 )));
             }
         }
