@@ -17,7 +17,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::config::{Config, LogConfig, LogFormat};
-use crate::grpc;
+use crate::grpc::call::Server as Calls;
 use crate::heap;
 use crate::metrics::{self, Metrics};
 use crate::proto::control::control_server::ControlServer;
@@ -145,7 +145,7 @@ async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<Deadline,
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let socket = Socket::open(&config.socket)?;
     let metrics = Arc::new(Metrics::new());
-    let service = grpc::server(snapshots, Arc::clone(&metrics));
+    let service = Calls::new(snapshots, Arc::clone(&metrics));
     let calls = service.clone();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut server = tokio::spawn(

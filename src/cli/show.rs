@@ -64,7 +64,7 @@ pub(super) fn explanation(answer: &wire::ExplainResponse, as_json: bool) -> Show
     print(text.trim_end())
 }
 
-/// The mount as one would type it; long option lists are left to `--json`.
+/// The mount as one would type it.
 fn command(mount: &types::Mount) -> String {
     let options = mount.options.join(",");
     format!("mount -t {} {} TARGET -o {options}", mount.r#type, mount.source)

@@ -4,8 +4,6 @@ pub(crate) mod call;
 pub(crate) mod convert;
 mod status;
 
-use std::sync::Arc;
-
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -192,9 +190,4 @@ where
         }
         (!message.is_empty()).then(|| Ok(batch(message)))
     })))
-}
-
-/// The service over a snapshotter.
-pub(crate) fn server(snapshots: Arc<Snapshotter>, metrics: Arc<crate::metrics::Metrics>) -> Server {
-    Server::new(snapshots, metrics)
 }

@@ -252,7 +252,7 @@ fn create(
         placement: &placement,
         resumes: false,
     };
-    let created = meta.create(&new).map(drop);
+    let created = meta.create(&new);
     assert_eq!(checked, end(&created), "the check and the creation differ");
     created
 }

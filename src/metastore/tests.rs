@@ -26,7 +26,7 @@ fn create(meta: &Metastore, id: u64, key: &str, parent: &str) -> Result<()> {
         placement: &placement,
         resumes: false,
     };
-    meta.create(&new).map(drop)
+    meta.create(&new)
 }
 
 fn commit(meta: &Metastore, key: &str, name: &str) -> Result<()> {

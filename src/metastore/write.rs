@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use super::row::{Place, Placement, Row};
 use super::{Metastore, find, key_exists};
 use crate::error::{Error, Result};
-use crate::snapshot::{Info, Kind, Labels, Time, Usage};
+use crate::snapshot::{Kind, Labels, Time, Usage};
 
 /// A snapshot to be recorded.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Metastore {
     }
 
     /// Records a new snapshot.
-    pub(crate) fn create(&self, new: &NewSnapshot<'_>) -> Result<Info> {
+    pub(crate) fn create(&self, new: &NewSnapshot<'_>) -> Result<()> {
         let now = Time::now();
         self.write(|tx| {
             let parent = committed_parent(tx, new.snapshotter, new.parent)?;
@@ -124,14 +124,6 @@ impl Metastore {
                 !new.resumes,
             ])?;
             Ok(())
-        })?;
-        Ok(Info {
-            name: new.key.to_owned(),
-            parent: new.parent.to_owned(),
-            kind: new.kind,
-            created: now,
-            updated: now,
-            labels: new.labels.clone(),
         })
     }
 
@@ -319,22 +311,25 @@ pub(super) fn committed_parent(
     snapshotter: &str,
     name: &str,
 ) -> Result<Option<u64>> {
-    match parent_kind(tx, snapshotter, name)? {
-        None => Ok(None),
-        Some((id, Kind::Committed)) => Ok(Some(id)),
-        Some((_, kind)) => Err(Error::InvalidArgument(format!(
-            "parent {name:?} is not a committed snapshot but {}",
-            with_article(kind)
-        ))),
-    }
+    find_parent(tx, snapshotter, name, Error::InvalidArgument)
 }
 
 /// Finds the parent that Commit asks for.
 fn adopted_parent(tx: &Transaction<'_>, snapshotter: &str, name: &str) -> Result<Option<u64>> {
+    find_parent(tx, snapshotter, name, Error::FailedPrecondition)
+}
+
+/// Finds a parent; `refuse` is what one that is not committed is answered with.
+fn find_parent(
+    tx: &Transaction<'_>,
+    snapshotter: &str,
+    name: &str,
+    refuse: fn(String) -> Error,
+) -> Result<Option<u64>> {
     match parent_kind(tx, snapshotter, name)? {
         None => Ok(None),
         Some((id, Kind::Committed)) => Ok(Some(id)),
-        Some((_, kind)) => Err(Error::FailedPrecondition(format!(
+        Some((_, kind)) => Err(refuse(format!(
             "parent {name:?} is not a committed snapshot but {}",
             with_article(kind)
         ))),
