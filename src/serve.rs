@@ -26,8 +26,9 @@ use crate::snapshotter::{Snapshotter, StartError};
 
 /// Largest request taken: containerd's own limit.
 const MESSAGE_MAX: usize = 16 << 20;
-/// Threads that decode and send; the work itself runs on blocking threads.
-const WORKERS: usize = 2;
+/// Threads that decode, send, and answer from the database; work on disks runs on blocking threads. One
+/// is enough for more calls than containerd can make, and hands nothing over to another.
+const WORKERS: usize = 1;
 /// Most calls that do their work at once; further ones wait.
 const BLOCKING: usize = 32;
 

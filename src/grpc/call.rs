@@ -1,5 +1,7 @@
 //! One call: its log span, its metrics, and the thread it may block.
 
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,6 +97,27 @@ impl Call {
         self.cancel.clone()
     }
 
+    /// Tries `work` where it is, without a change of thread; the call goes on if that has no answer.
+    ///
+    /// It may read the database and look up a name on the root's disk: that takes less time than
+    /// waking a thread does.
+    pub(crate) fn attempt<T>(
+        &self,
+        work: impl FnOnce(&Snapshotter) -> Result<Option<T>>,
+    ) -> Result<Option<T>, Status> {
+        let Self { server, method, span, .. } = self;
+        let _entered = span.enter();
+        let started = Instant::now();
+        let in_flight = server.metrics.begin(method);
+        let answer = catch_unwind(AssertUnwindSafe(|| work(&server.snapshots)));
+        drop(in_flight);
+        match answer {
+            Ok(Ok(None)) => Ok(None),
+            Ok(result) => finish(&server.metrics, method, started, result),
+            Err(_) => Err(unforeseen(method, &"it panicked")),
+        }
+    }
+
     /// Runs `work` on a thread that may block; it goes on if the client does not wait for it.
     pub(crate) async fn run<T: Send + 'static>(
         self,
@@ -112,11 +135,13 @@ impl Call {
             drop(under_way);
             result
         });
-        blocking.await.map_err(|error| {
-            tracing::error!(method, %error, "a call failed in an unforeseen way");
-            Status::internal(format!("{method} failed in an unforeseen way; see the log"))
-        })?
+        blocking.await.map_err(|error| unforeseen(method, &error))?
     }
+}
+
+fn unforeseen(method: &str, error: &dyn Display) -> Status {
+    tracing::error!(method, %error, "a call failed in an unforeseen way");
+    Status::internal(format!("{method} failed in an unforeseen way; see the log"))
 }
 
 /// Counts and logs a call's result.

@@ -59,8 +59,10 @@ impl Snapshots for Server {
         let namespace = namespace_of(&request);
         let wire::MountsRequest { snapshotter, key } = request.into_inner();
         let call = self.call("Mounts", &snapshotter, &key, &namespace);
-        let mounts =
-            call.run(move |snapshots| snapshots.mounts(&snapshotter, &key, &namespace)).await?;
+        let mounts = match call.attempt(|snapshots| snapshots.mounts_in_root(&snapshotter, &key))? {
+            Some(mounts) => mounts,
+            None => call.run(move |snapshots| snapshots.mounts(&snapshotter, &key, &namespace)).await?,
+        };
         Ok(Response::new(wire::MountsResponse { mounts: convert::mounts(mounts) }))
     }
 
@@ -91,8 +93,8 @@ impl Snapshots for Server {
         let namespace = namespace_of(&request);
         let wire::StatSnapshotRequest { snapshotter, key } = request.into_inner();
         let call = self.call("Stat", &snapshotter, &key, &namespace);
-        let info = call.run(move |snapshots| snapshots.stat(&snapshotter, &key)).await?;
-        Ok(Response::new(wire::StatSnapshotResponse { info: Some(convert::info(info)) }))
+        let info = call.attempt(|snapshots| snapshots.stat(&snapshotter, &key).map(Some))?;
+        Ok(Response::new(wire::StatSnapshotResponse { info: info.map(convert::info) }))
     }
 
     async fn update(

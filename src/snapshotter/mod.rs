@@ -185,6 +185,35 @@ impl Snapshotter {
         key: &str,
         namespace: &str,
     ) -> Result<Vec<Mount>> {
+        let (row, chain) = self.mountable(snapshotter, key)?;
+        let Some(row) = self.settled(row, &chain, namespace)? else {
+            return self.provisional_mounts(&chain);
+        };
+        self.check_upper(&row)?;
+        self.mounts_of(&row, &chain)
+    }
+
+    /// The same for a snapshot of which all lies in the root; nothing for others, whose disks may hang.
+    pub(crate) fn mounts_in_root(
+        &self,
+        snapshotter: &str,
+        key: &str,
+    ) -> Result<Option<Vec<Mount>>> {
+        let (row, chain) = self.mountable(snapshotter, key)?;
+        let placement = &row.placement;
+        let in_root = placement.place == Place::Store
+            && placement.store == ROOT_STORE
+            && placement.volatile_boot.is_none()
+            && chain.iter().all(|layer| layer.store == ROOT_STORE);
+        if !in_root {
+            return Ok(None);
+        }
+        self.check_upper(&row)?;
+        self.mounts_of(&row, &chain).map(Some)
+    }
+
+    /// Finds a snapshot that can have mounts, and its layers.
+    fn mountable(&self, snapshotter: &str, key: &str) -> Result<(Row, Vec<Layer>)> {
         let (row, chain) = self.meta.get_with_chain(snapshotter, key)?;
         if row.info.kind == Kind::Committed {
             return Err(Error::FailedPrecondition(format!(
@@ -192,11 +221,7 @@ impl Snapshotter {
             )));
         }
         self.check_chain(&chain)?;
-        let Some(row) = self.settled(row, &chain, namespace)? else {
-            return self.provisional_mounts(&chain);
-        };
-        self.check_upper(&row)?;
-        self.mounts_of(&row, &chain)
+        Ok((row, chain))
     }
 
     /// Makes an active snapshot immutable under the name `name`.
