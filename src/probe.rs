@@ -82,6 +82,64 @@ pub(crate) fn check_upper(
     owner: &str,
     features: &Features,
 ) -> Result<(), String> {
+    try_in(directory, owner, &features.overlay_options(&[]), |refusal| {
+        format!(
+            "kernel overlayfs refuses an upper on this file system ({}): {refusal}; \
+             ext4, xfs with ftype=1 and btrfs work, NFS and overlay do not",
+            file_system_type(directory)
+        )
+    })
+}
+
+/// Tells whether the kernel takes the configured options of overlay mounts, in a `directory` that can
+/// hold uppers; otherwise as `check_upper`.
+pub(crate) fn check_options(
+    directory: &Path,
+    owner: &str,
+    features: &Features,
+    configured: &[String],
+) -> Result<(), String> {
+    let mut options = features.overlay_options(configured);
+    options.retain(|option| !MOUNT_FLAGS.contains(&option.as_str()));
+    try_in(directory, owner, &options, |refusal| {
+        format!("the kernel refuses overlay mounts with them: {refusal}")
+    })
+}
+
+/// Words that containerd makes flags of mount(2), and overlayfs never sees.
+const MOUNT_FLAGS: &[&str] = &[
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "mand",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "rbind",
+    "relatime",
+    "remount",
+    "strictatime",
+    "suid",
+    "sync",
+];
+
+/// Mounts an overlay with these options in `directory`; `explain` puts into words that it is refused.
+fn try_in(
+    directory: &Path,
+    owner: &str,
+    options: &[String],
+    explain: impl Fn(&Refusal) -> String,
+) -> Result<(), String> {
     static ONE_AT_A_TIME: LazyLock<PathLocks> = LazyLock::new(PathLocks::default);
     let top = open_directory(directory)
         .map_err(|error| format!("cannot open {}: {error}", directory.display()))?;
@@ -93,52 +151,96 @@ pub(crate) fn check_upper(
     };
     ONE_AT_A_TIME.hold(&trial, || {
         remove()?;
-        let result = match try_upper(&top, &name, &trial, features) {
-            Err((error, problem)) if is_full(&error) => {
-                tracing::warn!(problem, "no space to find out whether an upper can lie there");
-                Ok(())
+        let result = match try_upper(&top, &name, options) {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                let (error, problem) = match failure {
+                    Failure::Directory(error) => (
+                        error,
+                        format!("cannot create a directory in {}: {error}", trial.display()),
+                    ),
+                    Failure::Mount(refusal) => (refusal.error, explain(&refusal)),
+                };
+                if is_full(error) {
+                    tracing::warn!(problem, "no space to find out whether an upper can lie there");
+                    Ok(())
+                } else {
+                    Err(problem)
+                }
             }
-            other => other.map_err(|(_, problem)| problem),
         };
         let removed = remove();
         result.and(removed)
     })
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+fn is_full(error: Errno) -> bool {
+    matches!(error, Errno::NOSPC | Errno::DQUOT)
 }
 
-/// Mounts an overlay whose layers lie in a new directory `name` of `top`; `trial` is its path.
-fn try_upper(
-    top: &OwnedFd,
-    name: &str,
-    trial: &Path,
-    features: &Features,
-) -> Result<(), (io::Error, String)> {
-    let make = |parent: &OwnedFd, name: &str| {
-        make_directory(parent, name).map_err(|error| {
-            let problem = format!("cannot create a directory in {}: {error}", trial.display());
-            (error.into(), problem)
-        })
-    };
+/// Why a trial failed.
+enum Failure {
+    /// Its directories cannot be made.
+    Directory(Errno),
+    /// It cannot be mounted.
+    Mount(Refusal),
+}
+
+/// Mounts an overlay whose layers lie in a new directory `name` of `top`.
+fn try_upper(top: &OwnedFd, name: &str, options: &[String]) -> Result<(), Failure> {
+    let make =
+        |parent: &OwnedFd, name: &str| make_directory(parent, name).map_err(Failure::Directory);
     let own = make(top, name)?;
     let [lower, upper, work] =
         [make(&own, "l")?, make(&own, "u")?, make(&own, "w")?].map(Handle::new);
     crate::crash::point("probe: directories made");
-    let mut options =
+    let mut all =
         vec![("lowerdir", lower.path()), ("upperdir", upper.path()), ("workdir", work.path())];
-    if features.userxattr {
-        options.push(("userxattr", ""));
+    all.extend(options.iter().map(|option| option.split_once('=').unwrap_or((option, ""))));
+    detached_overlay(&all).map(drop).map_err(Failure::Mount)
+}
+
+/// The kernel's no to a mount.
+#[derive(Debug)]
+struct Refusal {
+    error: Errno,
+    /// What it says besides, where it does: since Linux 6.5 the name of the option.
+    words: String,
+}
+
+impl Refusal {
+    fn new(context: &OwnedFd, error: Errno) -> Self {
+        let mut words = Vec::new();
+        let mut buffer = [0; 1024];
+        // One message per read, after a letter for its severity; an error when there are no more.
+        while let Ok(length @ 1..) = rustix::io::read(context, &mut buffer) {
+            let message = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+            words.push(message.trim().trim_start_matches("e ").to_owned());
+        }
+        Self { error, words: words.join("; ") }
     }
-    detached_overlay(&options).map(drop).map_err(|error| {
-        let problem = format!(
-            "kernel overlayfs refuses an upper on this file system ({}): {error}; \
-             ext4, xfs with ftype=1 and btrfs work, NFS and overlay do not",
-            file_system_type(trial)
-        );
-        (error.into(), problem)
-    })
+}
+
+impl From<Errno> for Refusal {
+    fn from(error: Errno) -> Self {
+        Self { error, words: String::new() }
+    }
+}
+
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> Self {
+        refusal.error.into()
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.words.is_empty() {
+            write!(f, "{} (`dmesg` may tell more)", self.error)
+        } else {
+            write!(f, "{} ({})", self.words, self.error)
+        }
+    }
 }
 
 /// An open directory, and a path that leads to it: any path fits so in the 255 bytes of an option.
@@ -197,21 +299,22 @@ pub(crate) fn upper_in_use(upper: &Path) -> io::Result<bool> {
 }
 
 /// Creates an overlay that is attached nowhere.
-fn detached_overlay(options: &[(&str, &str)]) -> Result<OwnedFd, Errno> {
+fn detached_overlay(options: &[(&str, &str)]) -> Result<OwnedFd, Refusal> {
     let context = overlay_context(options)?;
-    fsconfig_create(context.as_fd())?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    fsconfig_create(context.as_fd()).map_err(|error| Refusal::new(&context, error))?;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
 /// Sets the options of an overlay to be created. An empty value stands for a flag.
-fn overlay_context(options: &[(&str, &str)]) -> Result<OwnedFd, Errno> {
+fn overlay_context(options: &[(&str, &str)]) -> Result<OwnedFd, Refusal> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (name, value) in options {
-        if value.is_empty() {
-            fsconfig_set_flag(context.as_fd(), *name)?;
+        let set = if value.is_empty() {
+            fsconfig_set_flag(context.as_fd(), *name)
         } else {
-            fsconfig_set_string(context.as_fd(), *name, *value)?;
-        }
+            fsconfig_set_string(context.as_fd(), *name, *value)
+        };
+        set.map_err(|error| Refusal::new(&context, error))?;
     }
     Ok(context)
 }

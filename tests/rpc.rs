@@ -16,6 +16,7 @@ mod rpc {
     mod listing;
     mod mounts;
     mod observing;
+    mod refused;
     mod removal;
     mod service;
     mod tools;

@@ -71,3 +71,27 @@ fn a_trial_follows_no_link() {
     assert!(problem.contains("cannot create a directory"), "{problem}");
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
 }
+
+#[test]
+fn options_that_the_kernel_does_not_know_are_refused_with_its_words() {
+    let Some(scratch) = scratch() else { return };
+    let check = |options: &[&str]| {
+        let options: Vec<_> = options.iter().map(ToString::to_string).collect();
+        check_options(scratch.path(), "test", &Features::detect().unwrap(), &options)
+    };
+    check(&[]).unwrap();
+    check(&["redirect_dir=on", "noatime", "nodev"]).unwrap();
+    for (options, word) in [
+        (&["noatime", "nonsense=1"][..], "nonsense"),
+        (&["redirect_dir=perhaps"], "redirect_dir"),
+        (&["nonsense"], "nonsense"),
+        // Each is known, and both together are refused.
+        (&["userxattr", "metacopy=on"], "Invalid argument"),
+    ] {
+        let problem = check(options).unwrap_err();
+        // Before Linux 6.5 only its log names the option.
+        assert!(problem.contains(word) || problem.contains("dmesg"), "{problem}");
+        assert!(problem.contains("refuses"), "{problem}");
+    }
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+}

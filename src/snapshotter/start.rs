@@ -50,6 +50,16 @@ pub(crate) enum StartError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The kernel does not take the configured options.
+    #[error(
+        "`mount_options` in the configuration, {options:?}: {problem}; take out what it does not know"
+    )]
+    MountOptions {
+        /// The options.
+        options: Vec<String>,
+        /// What the kernel says.
+        problem: String,
+    },
     /// Snapshots lie in a store that the configuration does not have.
     #[error(
         "the configuration has no store {store:?}, but {count} snapshots lie there; add it again, or remove them \
@@ -103,6 +113,11 @@ impl Snapshotter {
         let root_uuid = meta.node_fact("uuid", &uuid::Uuid::new_v4().to_string())?;
         probe::check_upper(root, &root_uuid, &features)
             .map_err(|problem| StartError::Root { root: root.clone(), problem })?;
+        if !config.mount_options.is_empty() {
+            let options = config.mount_options.clone();
+            probe::check_options(root, &root_uuid, &features, &options)
+                .map_err(|problem| StartError::MountOptions { options, problem })?;
+        }
         let stores = Stores::new(root, &root_uuid, &config.stores);
         check_stores(&stores, &meta, &features)?;
         let last = meta.last_id()?;
