@@ -1,6 +1,6 @@
 //! What is measured, for Prometheus: `http://ADDRESS/metrics`.
 
-use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -105,12 +105,12 @@ impl Drop for InFlight {
 }
 
 /// Serves the metrics until the future is dropped.
-pub(crate) async fn serve(metrics: Arc<Metrics>, address: SocketAddr) -> std::io::Result<()> {
+pub(crate) async fn serve(metrics: Arc<Metrics>, listener: TcpListener) -> std::io::Result<()> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let answer = move || {
         let metrics = Arc::clone(&metrics);
         async move { ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text()) }
     };
-    let listener = tokio::net::TcpListener::bind(address).await?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
     axum::serve(listener, axum::Router::new().route("/metrics", get(answer))).await
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -79,9 +80,10 @@ pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
         .max_blocking_threads(BLOCKING)
         .enable_all()
         .build()?;
+    let listener = listen_for_metrics(config)?;
     let snapshots = Arc::new(Snapshotter::open(config, runtime.handle())?);
     let background = Background::start(&snapshots);
-    let stop = runtime.block_on(serve(config, Arc::clone(&snapshots)));
+    let stop = runtime.block_on(serve(config, Arc::clone(&snapshots), listener));
     let deadline = Deadline::within(config.shutdown_grace);
     let deadline = *stop.as_ref().unwrap_or(&deadline);
     runtime.shutdown_timeout(deadline.left());
@@ -141,7 +143,11 @@ impl Background {
 }
 
 /// Serves until told to stop; returns by when that has to be over.
-async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<Deadline, ServeError> {
+async fn serve(
+    config: &Config,
+    snapshots: Arc<Snapshotter>,
+    metrics_listener: Option<TcpListener>,
+) -> Result<Deadline, ServeError> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let socket = Socket::open(&config.socket)?;
@@ -160,7 +166,7 @@ async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<Deadline,
                 drop(stopped.await);
             }),
     );
-    let metrics = serve_metrics(config, metrics);
+    let metrics = serve_metrics(metrics_listener, metrics);
     tokio::pin!(metrics);
     tracing::info!(root = %config.root.display(), socket = %config.socket.display(), "serving");
     notify(&[NotifyState::Ready]);
@@ -192,13 +198,26 @@ async fn serve(config: &Config, snapshots: Arc<Snapshotter>) -> Result<Deadline,
     Ok(deadline)
 }
 
-async fn serve_metrics(config: &Config, metrics: Arc<Metrics>) -> Result<(), ServeError> {
-    match config.metrics {
-        None => Ok(()),
-        Some(address) => metrics::serve(metrics, address)
-            .await
-            .map_err(|source| ServeError::Metrics { address, source }),
-    }
+/// Takes the metrics' address before anything else: a daemon that cannot have it does not start.
+fn listen_for_metrics(config: &Config) -> Result<Option<TcpListener>, ServeError> {
+    let Some(address) = config.metrics else { return Ok(None) };
+    let listener = TcpListener::bind(address);
+    let listener = listener.and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map(Some).map_err(|source| ServeError::Metrics { address, source })
+}
+
+async fn serve_metrics(
+    listener: Option<TcpListener>,
+    metrics: Arc<Metrics>,
+) -> Result<(), ServeError> {
+    let Some(listener) = listener else { return Ok(()) };
+    let address = listener.local_addr()?;
+    metrics::serve(metrics, listener)
+        .await
+        .map_err(|source| ServeError::Metrics { address, source })
 }
 
 fn notify(state: &[NotifyState<'_>]) {

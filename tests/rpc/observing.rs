@@ -77,6 +77,7 @@ fn a_taken_metrics_address_is_told() {
             assert_eq!(bed.daemon.wait_exit(Duration::from_secs(10)).code(), Some(1));
             let log = bed.daemon.log();
             assert!(log.contains(&address) && log.contains("choose another address"), "{log}");
+            assert_eq!(log.matches("serving").count(), 1, "{log}");
             drop(taken);
         },
     );
