@@ -3,12 +3,12 @@
 use std::fs;
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::Mode;
 use sd_notify::NotifyState;
@@ -150,7 +150,7 @@ async fn serve(
 ) -> Result<Deadline, ServeError> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let socket = Socket::open(&config.socket)?;
+    let Socket { listener, file: _deleted_at_the_end } = Socket::open(&config.socket)?;
     let metrics = Arc::new(Metrics::new());
     let service = Calls::new(snapshots, Arc::clone(&metrics));
     let calls = service.clone();
@@ -161,7 +161,7 @@ async fn serve(
                 SnapshotsServer::new(service.clone()).max_decoding_message_size(MESSAGE_MAX),
             )
             .add_service(ControlServer::new(service))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(socket.listener), async {
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
                 // An error means that the sender is gone: stop as well.
                 drop(stopped.await);
             }),
@@ -229,20 +229,56 @@ fn notify(state: &[NotifyState<'_>]) {
 /// The socket containerd connects to: from the service manager, or our own.
 struct Socket {
     listener: UnixListener,
+    /// Nothing for the service manager's: it goes on listening.
+    file: Option<SocketFile>,
 }
 
 impl Socket {
     fn open(path: &Path) -> Result<Self, ServeError> {
         let fail = |problem: String| ServeError::Socket { path: path.to_owned(), problem };
         let passed = listenfd::ListenFd::from_env().take_unix_listener(0);
-        let listener = match passed.map_err(|error| fail(error.to_string()))? {
-            Some(listener) => listener,
-            None => bind(path).map_err(fail)?,
+        let (listener, file) = match passed.map_err(|error| fail(error.to_string()))? {
+            Some(listener) => (listener, None),
+            None => {
+                let listener = bind(path).map_err(fail)?;
+                (listener, SocketFile::of(path))
+            }
         };
         listener.set_nonblocking(true).map_err(|error| fail(error.to_string()))?;
         let listener = UnixListener::from_std(listener).map_err(|error| fail(error.to_string()))?;
-        Ok(Self { listener })
+        Ok(Self { listener, file })
     }
+}
+
+/// Our socket's file, deleted when this is dropped.
+struct SocketFile {
+    path: PathBuf,
+    identity: FileIdentity,
+}
+
+/// What tells a file from one that takes its place later: numbers of inodes are used again.
+type FileIdentity = (u64, u64, Option<SystemTime>);
+
+impl SocketFile {
+    fn of(path: &Path) -> Option<Self> {
+        Some(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another daemon may have put its own there since ours stopped listening.
+        if identity(&self.path) == Some(self.identity)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(socket = %self.path.display(), %error, "cannot delete the socket");
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<FileIdentity> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino(), found.created().ok()))
 }
 
 /// Binds with mode 0600, in the place of a socket that a dead daemon left.

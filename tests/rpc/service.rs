@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::Duration;
 
 use overstream_testkit::{Daemon, Scratch, limit, require_command, require_root, wait_for};
@@ -40,6 +40,31 @@ fn a_socket_can_be_passed_in() {
         daemon.launch();
         wait_for("the socket again", Duration::from_secs(10), || daemon.socket().exists());
         assert_eq!(client.list(&[]).unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn the_socket_goes_with_the_daemon_unless_it_is_another_ones() {
+    if !require_root() {
+        return;
+    }
+    limit(Duration::from_secs(60), || {
+        let scratch = Scratch::new();
+        let mut daemon = Daemon::new(&scratch, BINARY);
+        daemon.start();
+        assert!(daemon.stop().success());
+        assert!(!daemon.socket().exists(), "the socket was left behind");
+        daemon.start();
+        fs::remove_file(daemon.socket()).unwrap();
+        let other = UnixListener::bind(daemon.socket()).unwrap();
+        assert!(daemon.stop().success());
+        assert!(daemon.socket().exists(), "the other one's socket was deleted");
+        drop(other);
+        // The one that nobody listens on any more is replaced, as after a kill.
+        daemon.start();
+        daemon.kill();
+        assert!(daemon.socket().exists());
+        daemon.start();
     });
 }
 
