@@ -1,5 +1,7 @@
 //! What is measured, for Prometheus: `http://ADDRESS/metrics`.
 
+mod stores;
+
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,6 +17,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use self::stores::Stores;
+use crate::snapshotter::Snapshotter;
 
 /// Bounds of the duration histogram: 0.1 ms to 26 s, each four times the one before.
 const BUCKETS: (f64, f64, u16) = (0.0001, 4.0, 10);
@@ -85,9 +90,13 @@ impl Metrics {
         self.seconds.get_or_create(&Method { method }).observe(elapsed.as_secs_f64());
     }
 
-    fn text(&self) -> String {
+    /// Our own, then those of `stores`.
+    fn text(&self, stores: &Registry) -> String {
         let mut text = String::new();
-        if let Err(error) = encode(&mut text, &self.registry) {
+        let encoded = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, stores))
+            .and_then(|()| encode_eof(&mut text));
+        if let Err(error) = encoded {
             tracing::error!(%error, "cannot encode metrics");
         }
         text
@@ -105,11 +114,16 @@ impl Drop for InFlight {
 }
 
 /// Serves the metrics until the future is dropped.
-pub(crate) async fn serve(metrics: Arc<Metrics>, listener: TcpListener) -> std::io::Result<()> {
+pub(crate) async fn serve(
+    metrics: Arc<Metrics>,
+    snapshots: Arc<Snapshotter>,
+    listener: TcpListener,
+) -> std::io::Result<()> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let stores = Arc::new(Stores::new(snapshots));
     let answer = move || {
-        let metrics = Arc::clone(&metrics);
-        async move { ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text()) }
+        let (metrics, stores) = (Arc::clone(&metrics), Arc::clone(&stores));
+        async move { ([(CONTENT_TYPE, OPEN_METRICS)], metrics.text(&stores.collect().await)) }
     };
     let listener = tokio::net::TcpListener::from_std(listener)?;
     axum::serve(listener, axum::Router::new().route("/metrics", get(answer))).await

@@ -152,7 +152,7 @@ async fn serve(
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let Socket { listener, file: _deleted_at_the_end } = Socket::open(&config.socket)?;
     let metrics = Arc::new(Metrics::new());
-    let service = Calls::new(snapshots, Arc::clone(&metrics));
+    let service = Calls::new(Arc::clone(&snapshots), Arc::clone(&metrics));
     let calls = service.clone();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut server = tokio::spawn(
@@ -166,7 +166,7 @@ async fn serve(
                 drop(stopped.await);
             }),
     );
-    let metrics = serve_metrics(metrics_listener, metrics);
+    let metrics = serve_metrics(metrics_listener, metrics, snapshots);
     tokio::pin!(metrics);
     tracing::info!(root = %config.root.display(), socket = %config.socket.display(), "serving");
     notify(&[NotifyState::Ready]);
@@ -212,10 +212,11 @@ fn listen_for_metrics(config: &Config) -> Result<Option<TcpListener>, ServeError
 async fn serve_metrics(
     listener: Option<TcpListener>,
     metrics: Arc<Metrics>,
+    snapshots: Arc<Snapshotter>,
 ) -> Result<(), ServeError> {
     let Some(listener) = listener else { return Ok(()) };
     let address = listener.local_addr()?;
-    metrics::serve(metrics, listener)
+    metrics::serve(metrics, snapshots, listener)
         .await
         .map_err(|source| ServeError::Metrics { address, source })
 }

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 pub(crate) use open::{FILE, OpenError};
-pub(crate) use retained::{Garbage, Retained};
+pub(crate) use retained::{Counted, Garbage, Retained};
 pub(crate) use row::{Layer, Place, Placement, ROOT_STORE, Row};
 pub(crate) use write::{Commit, NewSnapshot, Removal};
 

@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, Row as SqlRow, Transaction, params};
 use super::Metastore;
 use super::row::{ROOT_STORE, Row};
 use crate::error::{Error, Result};
-use crate::snapshot::Time;
+use crate::snapshot::{Kind, Time};
 
 /// An upper that outlived its snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +136,27 @@ impl Metastore {
         })
     }
 
+    /// How much of what there is in each store, as of one instant; nothing for what there is none of.
+    pub(crate) fn counts(&self) -> Result<Vec<Count>> {
+        self.read(|tx| {
+            let mut statement = tx.prepare_cached(
+                "SELECT store, kind, count(*) FROM snapshots GROUP BY store, kind
+                 UNION ALL SELECT store, 'retained', count(*) FROM retained GROUP BY store
+                 UNION ALL SELECT store, 'garbage', count(*) FROM garbage GROUP BY store",
+            )?;
+            let rows = statement.query_map([], |row| {
+                let what: String = row.get(1)?;
+                let counted = match (Kind::parse(&what), what.as_str()) {
+                    (Some(kind), _) => Counted::Snapshots(kind),
+                    (None, "retained") => Counted::Retained,
+                    (None, _) => Counted::Garbage,
+                };
+                Ok((row.get(0)?, counted, row.get(2)?))
+            })?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
     /// Stores that rows refer to, with how many snapshots and retained uppers each has.
     pub(crate) fn stores_in_use(&self) -> Result<Vec<(String, u64)>> {
         self.read(|tx| {
@@ -147,6 +168,20 @@ impl Metastore {
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
     }
+}
+
+/// One line of `Metastore::counts`: a store, what is counted, and how many.
+pub(crate) type Count = (String, Counted, u64);
+
+/// What is counted in a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// Snapshots of one kind.
+    Snapshots(Kind),
+    /// Retained uppers.
+    Retained,
+    /// Directories waiting to be deleted.
+    Garbage,
 }
 
 impl Retained {

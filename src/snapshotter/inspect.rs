@@ -7,7 +7,7 @@ use super::Snapshotter;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, SnapshotFields};
 use crate::layout;
-use crate::metastore::{Layer, Place, ROOT_STORE, Row};
+use crate::metastore::{Counted, Layer, Place, ROOT_STORE, Row};
 use crate::mountinfo;
 use crate::placement::volume::{DIRECTORY, Home};
 use crate::probe;
@@ -73,6 +73,23 @@ pub(crate) struct RetainedUpper {
     pub removed: Option<Time>,
     /// Identities of its layers, top first.
     pub chain: Vec<String>,
+}
+
+/// What lies in one store, without its size.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct StoreCount {
+    /// Its name.
+    pub store: String,
+    /// Active snapshots.
+    pub active: u64,
+    /// Committed snapshots.
+    pub committed: u64,
+    /// Views.
+    pub views: u64,
+    /// Retained uppers; nobody keeps count of those on volumes.
+    pub retained: Option<u64>,
+    /// Removed snapshots whose files are still there.
+    pub garbage: u64,
 }
 
 impl StoreReport {
@@ -239,14 +256,47 @@ impl Snapshotter {
                 .map_or_else(|_| String::new(), |path| path.display().to_string()),
             ..StoreReport::default()
         };
-        let space = self.stores.ready(name, &self.meta, &self.features).and_then(|path| {
-            probe::space(path).map_err(|error| Error::Unavailable(error.to_string()))
-        });
-        match space {
+        match self.store_space(name) {
             Ok(space) => report.space = space,
             Err(error) => report.problem = format!("cannot be used now: {error}"),
         }
         report
+    }
+
+    /// Names of the stores that are directories, the root first.
+    pub(crate) fn directory_stores(&self) -> impl Iterator<Item = &str> {
+        self.stores.directories()
+    }
+
+    /// Total and available bytes of the file system of a store, if the store can be used now.
+    pub(crate) fn store_space(&self, name: &str) -> Result<(u64, u64)> {
+        let path = self.stores.present(name, &self.meta, &self.features)?;
+        probe::space(path).map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
+    /// Counts what lies in every store.
+    pub(crate) fn store_counts(&self) -> Result<Vec<StoreCount>> {
+        let count = |name: &str, retained| StoreCount {
+            store: name.to_owned(),
+            retained,
+            ..StoreCount::default()
+        };
+        let directories = self.stores.directories().map(|name| count(name, Some(0)));
+        let volumes = self.stores.volumes().map(|(name, _)| count(name, None));
+        let mut counts: Vec<StoreCount> = directories.chain(volumes).collect();
+        for (store, what, number) in self.meta.counts()? {
+            let Some(count) = counts.iter_mut().find(|count| count.store == store) else {
+                continue;
+            };
+            match what {
+                Counted::Snapshots(Kind::Active) => count.active = number,
+                Counted::Snapshots(Kind::Committed) => count.committed = number,
+                Counted::Snapshots(Kind::View) => count.views = number,
+                Counted::Retained => count.retained = Some(number),
+                Counted::Garbage => count.garbage = number,
+            }
+        }
+        Ok(counts)
     }
 
     /// Lists uppers that outlived their snapshots: those noted in stores, and those found on volumes.

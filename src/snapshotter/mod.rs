@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 pub(crate) use create::New;
-pub(crate) use inspect::{Explanation, RetainedUpper, StoreReport};
+pub(crate) use inspect::{Explanation, RetainedUpper, StoreCount, StoreReport};
 pub(crate) use start::StartError;
 
 use crate::config::{Config, LayerSync, RemapIds};

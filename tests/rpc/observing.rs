@@ -1,10 +1,12 @@
 //! Metrics and logs.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use overstream_testkit::wait_for;
+use overstream_testkit::{not_run, wait_for};
 use serde_json::Value;
 
 use super::frame::{Bed, serve_as};
@@ -62,6 +64,148 @@ fn metrics_count_calls_by_method_and_code() {
             assert!(get(&address, "/other").0.starts_with("HTTP/1.1 404"));
         },
     );
+}
+
+/// A daemon with metrics, a store `fast`, whose directory is given, and a volume store without volumes.
+fn with_stores(body: fn(&mut Bed, &Path, &str)) {
+    serve_as(
+        |daemon| daemon,
+        move |bed| {
+            let (fast, address) = (bed.scratch.dir("fast"), free_address());
+            bed.daemon.stop();
+            bed.daemon.set_config(&format!(
+                "[metrics]\naddress = \"{address}\"\n[stores.fast]\ntype = \"dir\"\npath = \"{}\"\n\
+                 [stores.away]\ntype = \"volume\"\nmatch = \"/nowhere/(?P<pod>.*)\"\n\
+                 [[rules]]\nkey = \"^kept\"\nstore = \"fast\"\nretain = true\n",
+                fast.display()
+            ));
+            bed.daemon.start();
+            body(bed, &fast, &address);
+        },
+    );
+}
+
+/// Checks that the metrics have these lines, each without its prefix.
+#[track_caller]
+fn told(address: &str, lines: &[&str]) -> String {
+    let body = get(address, "/metrics").1;
+    for line in lines {
+        assert!(body.contains(&format!("\noverstream_store_{line}\n")), "{line}: {body}");
+    }
+    body
+}
+
+#[test]
+fn metrics_tell_of_the_stores() {
+    with_stores(|bed, fast, address| {
+        bed.layer("layer", "");
+        bed.view("view", "layer");
+        bed.prepare("kept-1", "layer");
+        bed.prepare("kept-2", "layer");
+        fs::write(fast.join("snapshots/3/fs/file"), "x").unwrap();
+        bed.client.remove("kept-1").unwrap();
+        bed.prepare("gone", "");
+        bed.client.remove("gone").unwrap();
+        let lines = [
+            "answering{store=\"root\"} 1",
+            "answering{store=\"fast\"} 1",
+            "usable{store=\"root\"} 1",
+            "usable{store=\"fast\"} 1",
+            "snapshots{store=\"root\",kind=\"committed\"} 1",
+            "snapshots{store=\"root\",kind=\"view\"} 1",
+            "snapshots{store=\"root\",kind=\"active\"} 0",
+            "snapshots{store=\"fast\",kind=\"active\"} 1",
+            "snapshots{store=\"away\",kind=\"active\"} 0",
+            "retained{store=\"root\"} 0",
+            "retained{store=\"fast\"} 1",
+            "garbage{store=\"root\"} 1",
+            "garbage{store=\"fast\"} 0",
+        ];
+        let body = told(address, &lines);
+        let bytes = |name: &str| {
+            let start = format!("overstream_store_{name}_bytes{{store=\"fast\"}} ");
+            let found = body.lines().find_map(|line| line.strip_prefix(start.as_str()));
+            found.unwrap_or_else(|| panic!("{body}")).parse::<u64>().unwrap()
+        };
+        assert!(bytes("size") >= bytes("available") && bytes("available") > 0, "{body}");
+        for absent in ["usable{store=\"away\"}", "retained{store=\"away\"}"] {
+            assert!(!body.contains(absent), "{absent}: {body}");
+        }
+        assert_eq!(body.matches("# EOF").count(), 1, "{body}");
+    });
+}
+
+#[test]
+fn metrics_tell_of_a_disk_that_is_not_mounted() {
+    with_stores(|_, fast, address| {
+        let (marker, aside) = (fast.join(".overstream-store"), fast.join("aside"));
+        fs::rename(&marker, &aside).unwrap();
+        let lines =
+            ["answering{store=\"fast\"} 1", "usable{store=\"fast\"} 0", "usable{store=\"root\"} 1"];
+        let body = told(address, &lines);
+        assert!(!body.contains("bytes{store=\"fast\"}"), "{body}");
+        fs::rename(&aside, &marker).unwrap();
+        told(address, &["usable{store=\"fast\"} 1"]);
+    });
+}
+
+/// A file system over a directory whose disk never answers, until this is dropped.
+struct Hung<'a> {
+    path: &'a Path,
+    _device: fs::File,
+}
+
+impl<'a> Hung<'a> {
+    fn over(path: &'a Path) -> Option<Self> {
+        let device = fs::File::options().read(true).write(true).open("/dev/fuse").ok()?;
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            std::os::fd::AsRawFd::as_raw_fd(&device)
+        );
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("hung"), path, Some("fuse"), flags, Some(options.as_str())).ok()?;
+        Some(Self { path, _device: device })
+    }
+}
+
+impl Drop for Hung<'_> {
+    fn drop(&mut self) {
+        // Whoever waits gets an error as soon as the device is closed, which follows.
+        nix::mount::umount2(self.path, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[test]
+fn a_disk_that_never_answers_does_not_hang_the_metrics() {
+    with_stores(|bed, fast, address| {
+        let Some(hung) = Hung::over(fast) else {
+            not_run("fuse", "/dev/fuse cannot be opened or mounted");
+            return;
+        };
+        let began = Instant::now();
+        for _ in 0..2 {
+            let lines = [
+                "answering{store=\"fast\"} 0",
+                "usable{store=\"fast\"} 0",
+                "usable{store=\"root\"} 1",
+            ];
+            let body = told(address, &lines);
+            assert!(body.contains("overstream_store_snapshots{"), "{body}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        // At most one thread waits for the disk.
+        let tasks = fs::read_dir(format!("/proc/{}/task", bed.daemon.pid())).unwrap();
+        let waiting = tasks
+            .filter(|task| {
+                let name = fs::read_to_string(task.as_ref().unwrap().path().join("comm"));
+                name.is_ok_and(|name| name.trim() == "store metrics")
+            })
+            .count();
+        assert_eq!(waiting, 1);
+        drop(hung);
+        let answers = || get(address, "/metrics").1.contains("answering{store=\"fast\"} 1\n");
+        wait_for("the disk", Duration::from_secs(10), answers);
+    });
 }
 
 #[test]
