@@ -7,7 +7,7 @@ use crate::grpc::{Batches, batches, convert};
 use crate::metastore::{Place, Row};
 use crate::proto::control as wire;
 use crate::proto::control::control_server::Control;
-use crate::snapshotter::{Explanation, RetainedUpper, StoreReport};
+use crate::snapshotter::{Explanation, RetainedUpper, Snapshotter, StoreReport};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -50,10 +50,15 @@ impl Control for Server {
 
     async fn list_retained(
         &self,
-        _: Request<wire::ListRetainedRequest>,
+        request: Request<wire::ListRetainedRequest>,
     ) -> Answer<wire::ListRetainedResponse> {
+        let wire::ListRetainedRequest { sizes } = request.into_inner();
         let call = self.call("control.ListRetained", "", "", "");
-        let found = call.run(|snapshots| snapshots.retained()).await?;
+        let cancel = call.cancel();
+        let list = move |snapshots: &Snapshotter| {
+            if sizes { snapshots.retained_with_sizes(&cancel) } else { snapshots.retained() }
+        };
+        let found = call.run(list).await?;
         let retained = found.into_iter().map(retained).collect();
         Ok(Response::new(wire::ListRetainedResponse { retained }))
     }
@@ -101,7 +106,9 @@ fn store(report: StoreReport) -> wire::StoreUsage {
         active_inodes: report.active.1.inodes,
         active_count: report.active.0,
         view_count: report.views,
-        retained_count: report.retained,
+        retained_count: report.retained.0,
+        retained_bytes: report.retained.1.bytes,
+        retained_inodes: report.retained.1.inodes,
         garbage_count: report.garbage,
         filesystem_bytes: report.space.0,
         available_bytes: report.space.1,
@@ -118,5 +125,6 @@ fn retained(upper: RetainedUpper) -> wire::Retained {
         upper: upper.upper,
         removed_at: upper.removed.map(convert::timestamp),
         chain: upper.chain,
+        size: upper.size.map(|size| wire::RetainedSize { bytes: size.bytes, inodes: size.inodes }),
     }
 }

@@ -36,10 +36,10 @@ pub(super) fn usage(remote: &Remote) -> Result<(), String> {
     show::usage(&answer.stores, remote.json)
 }
 
-pub(super) fn retained(remote: &Remote) -> Result<(), String> {
-    let request = wire::ListRetainedRequest {};
+pub(super) fn retained(remote: &Remote, sizes: bool) -> Result<(), String> {
+    let request = wire::ListRetainedRequest { sizes };
     let answer = ask(remote, async |client| Ok(client.list_retained(request).await?.into_inner()))?;
-    show::retained(&answer.retained, remote.json)
+    show::retained(&answer.retained, sizes, remote.json)
 }
 
 pub(super) fn remove_retained(remote: &Remote, id: u64) -> Result<(), String> {

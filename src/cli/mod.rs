@@ -144,6 +144,9 @@ struct Usage {
 struct Retained {
     #[command(subcommand)]
     command: Option<RetainedCommand>,
+    /// Walk every upper for its size, which takes as long as `du` does
+    #[arg(long)]
+    size: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -182,7 +185,9 @@ pub fn run() -> ExitCode {
         Command::Ls(args) => client::ls(&args.remote, args.filters),
         Command::Mounts(args) => client::mounts(&args.remote, args.snapshotter, args.key),
         Command::Usage(args) => client::usage(&args.remote),
-        Command::Retained(Retained { command: None, remote }) => client::retained(&remote),
+        Command::Retained(Retained { command: None, size, remote }) => {
+            client::retained(&remote, size)
+        }
         Command::Retained(Retained {
             command: Some(RetainedCommand::Rm { id, remote }), ..
         }) => client::remove_retained(&remote, id),

@@ -75,7 +75,8 @@ pub(super) fn usage(stores: &[wire::StoreUsage], as_json: bool) -> Shown {
         return print_json(&stores.iter().map(store_json).collect());
     }
     let headings = [
-        "STORE", "TYPE", "LAYERS", "", "UPPERS", "", "VIEWS", "RETAINED", "GARBAGE", "FREE", "PATH",
+        "STORE", "TYPE", "LAYERS", "", "UPPERS", "", "VIEWS", "RETAINED", "", "GARBAGE", "FREE",
+        "PATH",
     ];
     let mut table = table(&headings);
     for store in stores {
@@ -88,6 +89,7 @@ pub(super) fn usage(stores: &[wire::StoreUsage], as_json: bool) -> Shown {
             format_size(store.active_bytes, BINARY),
             store.view_count.to_string(),
             store.retained_count.to_string(),
+            format_size(store.retained_bytes, BINARY),
             store.garbage_count.to_string(),
             if store.filesystem_bytes == 0 {
                 "-".to_owned()
@@ -104,25 +106,38 @@ pub(super) fn usage(stores: &[wire::StoreUsage], as_json: bool) -> Shown {
     print(&text)
 }
 
-pub(super) fn retained(retained: &[wire::Retained], as_json: bool) -> Shown {
+pub(super) fn retained(retained: &[wire::Retained], sizes: bool, as_json: bool) -> Shown {
     if as_json {
         return print_json(&retained.iter().map(retained_json).collect());
     }
     if retained.is_empty() {
         return print("no retained uppers");
     }
-    let mut table = table(&["ID", "NAMESPACE", "NAME", "STORE", "TOP LAYER", "UPPER"]);
+    let mut headings = vec!["ID", "NAMESPACE", "NAME", "STORE", "REMOVED"];
+    headings.extend(sizes.then_some("SIZE"));
+    headings.extend(["TOP LAYER", "UPPER"]);
+    let mut table = table(&headings);
     for upper in retained {
-        table.add_row([
+        let mut row = vec![
             if upper.id == 0 { "-".to_owned() } else { upper.id.to_string() },
             plain(&upper.namespace),
             plain(&upper.name),
             upper.store.clone(),
-            plain(&shorten(upper.chain.first().map_or("", String::as_str))),
-            upper.upper.clone(),
-        ]);
+            upper.removed_at.map_or_else(|| "-".to_owned(), second),
+        ];
+        let size =
+            || upper.size.map_or_else(|| "-".to_owned(), |size| format_size(size.bytes, BINARY));
+        row.extend(sizes.then(size));
+        row.push(plain(&shorten(upper.chain.first().map_or("", String::as_str))));
+        row.push(upper.upper.clone());
+        table.add_row(row);
     }
     print(&format!("{table}"))
+}
+
+/// A time to the second, which is enough for people.
+fn second(time: prost_types::Timestamp) -> String {
+    prost_types::Timestamp { nanos: 0, ..time }.to_string()
 }
 
 fn table(headings: &[&str]) -> Table {
@@ -189,7 +204,9 @@ fn store_json(store: &wire::StoreUsage) -> Value {
         },
         "active": { "count": store.active_count, "bytes": store.active_bytes, "inodes": store.active_inodes },
         "views": store.view_count,
-        "retained": store.retained_count,
+        "retained": {
+            "count": store.retained_count, "bytes": store.retained_bytes, "inodes": store.retained_inodes,
+        },
         "garbage": store.garbage_count,
         "filesystem_bytes": store.filesystem_bytes,
         "available_bytes": store.available_bytes,
@@ -205,6 +222,8 @@ fn retained_json(upper: &wire::Retained) -> Value {
         "store": upper.store,
         "upper": upper.upper,
         "removed": upper.removed_at.map(|time| time.to_string()),
+        "bytes": upper.size.map(|size| size.bytes),
+        "inodes": upper.size.map(|size| size.inodes),
         "chain": upper.chain,
     })
 }

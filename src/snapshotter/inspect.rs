@@ -46,8 +46,8 @@ pub(crate) struct StoreReport {
     pub active: (u64, Usage),
     /// Views.
     pub views: u64,
-    /// Retained uppers.
-    pub retained: u64,
+    /// Retained uppers, walked now.
+    pub retained: (u64, Usage),
     /// Removed snapshots whose files are still there.
     pub garbage: u64,
     /// Total and available bytes of its file system.
@@ -73,6 +73,8 @@ pub(crate) struct RetainedUpper {
     pub removed: Option<Time>,
     /// Identities of its layers, top first.
     pub chain: Vec<String>,
+    /// Its size, where that was asked for and can be found out.
+    pub size: Option<Usage>,
 }
 
 /// What lies in one store, without its size.
@@ -105,10 +107,10 @@ impl StoreReport {
         }
     }
 
-    /// Adds the size of an active snapshot's upper, or notes why it is not known.
-    fn add_active(&mut self, walked: Result<Usage>) -> Result<()> {
+    /// Takes the size of an upper, or notes why it is not known.
+    fn walked(&mut self, walked: Result<Usage>) -> Result<Usage> {
         match walked {
-            Ok(usage) => self.active.1.add(usage),
+            Ok(usage) => return Ok(usage),
             Err(Error::Cancelled) => return Err(Error::Cancelled),
             // It was removed meanwhile, or went with its volume.
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
@@ -117,7 +119,7 @@ impl StoreReport {
             }
             Err(_) => {}
         }
-        Ok(())
+        Ok(Usage::default())
     }
 }
 
@@ -233,16 +235,24 @@ impl Snapshotter {
         // Walks take their time, and the record of the snapshots must not be held open meanwhile.
         for (number, own) in uppers {
             if let Some(report) = reports.get_mut(number) {
-                report.add_active(usage::measure(&own, cancel))?;
+                let usage = report.walked(usage::measure(&own, cancel))?;
+                report.active.1.add(usage);
             }
         }
-        let retained = self.meta.retained()?.into_iter().map(|retained| retained.store);
-        let garbage = self.meta.garbage()?.into_iter().map(|garbage| garbage.store);
-        let find = |reports: &mut Vec<StoreReport>, name: &str, add: fn(&mut StoreReport)| {
-            reports.iter_mut().filter(|report| report.name == name).for_each(add);
-        };
-        retained.for_each(|name| find(&mut reports, &name, |report| report.retained += 1));
-        garbage.for_each(|name| find(&mut reports, &name, |report| report.garbage += 1));
+        for retained in self.meta.retained()? {
+            let report = reports.iter_mut().find(|report| report.name == retained.store);
+            let (Some(report), Ok(base)) = (report, self.stores.path(&retained.store)) else {
+                continue;
+            };
+            let own = layout::snapshot(base, retained.id);
+            let usage = report.walked(usage::measure(&own, cancel))?;
+            report.retained.0 += 1;
+            report.retained.1.add(usage);
+        }
+        for garbage in self.meta.garbage()? {
+            let report = reports.iter_mut().find(|report| report.name == garbage.store);
+            report.into_iter().for_each(|report| report.garbage += 1);
+        }
         Ok(reports)
     }
 
@@ -313,9 +323,27 @@ impl Snapshotter {
                 store: retained.store,
                 removed: Some(retained.removed),
                 chain: retained.chain,
+                size: None,
             });
         }
         all.extend(self.retained_on_volumes()?);
+        Ok(all)
+    }
+
+    /// Lists them with their sizes: one walk after the other, until nobody waits any more.
+    pub(crate) fn retained_with_sizes(&self, cancel: &Cancel) -> Result<Vec<RetainedUpper>> {
+        let mut all = self.retained()?;
+        for upper in &mut all {
+            let own = Path::new(&upper.upper).parent().unwrap_or(Path::new(&upper.upper));
+            upper.size = match usage::measure(own, cancel) {
+                Err(Error::Cancelled) => return Err(Error::Cancelled),
+                Err(error) => {
+                    tracing::info!(upper = upper.upper, %error, "its size is not known");
+                    None
+                }
+                Ok(usage) => Some(usage),
+            };
+        }
         Ok(all)
     }
 
@@ -369,6 +397,7 @@ fn uppers_on(store: &str, mount: &Path) -> Vec<RetainedUpper> {
                 store: store.to_owned(),
                 removed: None,
                 chain: owner.chain,
+                size: None,
             })
         })
         .collect()
@@ -386,14 +415,13 @@ mod tests {
     fn a_walk_that_fails_is_reported() {
         let mut report = StoreReport::default();
         let usage = Usage { bytes: 5, inodes: 2 };
-        report.add_active(Ok(usage)).unwrap();
-        report.add_active(failed(io::ErrorKind::NotFound)).unwrap();
-        assert_eq!((report.active.1, report.problem.as_str()), (usage, ""));
-        report.add_active(failed(io::ErrorKind::InvalidData)).unwrap();
-        report.add_active(failed(io::ErrorKind::NotADirectory)).unwrap();
-        report.add_active(Ok(usage)).unwrap();
+        assert_eq!(report.walked(Ok(usage)).unwrap(), usage);
+        let none = Usage::default();
+        assert_eq!(report.walked(failed(io::ErrorKind::NotFound)).unwrap(), none);
+        assert_eq!(report.problem, "");
+        assert_eq!(report.walked(failed(io::ErrorKind::InvalidData)).unwrap(), none);
+        assert_eq!(report.walked(failed(io::ErrorKind::NotADirectory)).unwrap(), none);
         assert!(report.problem.contains("invalid data"), "{}", report.problem);
-        assert_eq!(report.active.1, Usage { bytes: 10, inodes: 4 });
-        report.add_active(Err(Error::Cancelled)).unwrap_err();
+        report.walked(Err(Error::Cancelled)).unwrap_err();
     }
 }

@@ -155,7 +155,7 @@ impl Client {
                 let places = batch.snapshots.into_iter();
                 state.places.extend(places.map(|place| (place.key.clone(), place)));
             }
-            let retained = self.control().list_retained(ListRetainedRequest {}).await?;
+            let retained = self.control().list_retained(ListRetainedRequest::default()).await?;
             let retained = retained.into_inner().retained.into_iter().filter(|one| one.id > 0);
             state.retained = retained.map(|one| (one.id, one)).collect();
             Ok(state)

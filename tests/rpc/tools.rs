@@ -95,9 +95,10 @@ fn usage_sums_up_every_store() {
         let layer = bed.client.usage(&format!("default/2/{DIGEST}")).unwrap();
         assert_eq!(root["committed"]["bytes"].as_i64(), Some(layer.0));
         assert_eq!(root["committed"]["inodes"].as_i64(), Some(layer.1));
-        for (field, count) in [("views", 1), ("garbage", 1), ("retained", 0)] {
+        for (field, count) in [("views", 1), ("garbage", 1)] {
             assert_eq!(root[field], count, "{field}");
         }
+        assert_eq!(root["retained"], serde_json::json!({ "count": 0, "bytes": 0, "inodes": 0 }));
         assert_eq!(root["active"]["count"], 1);
         assert!(root["available_bytes"].as_u64().unwrap() > 0);
         let text = tool(bed, &["usage"]).ok().text();
@@ -127,9 +128,42 @@ fn retained_uppers_are_listed_and_deleted() {
             assert_eq!(listed[0]["name"], "web");
             assert_eq!(listed[0]["chain"][0], DIGEST);
             assert_eq!(listed[0]["upper"], bed.fs(2).display().to_string());
+            assert!(listed[0]["bytes"].is_null(), "{listed}");
             tool(bed, &["retained", "rm", "2"]).ok();
             assert!(!bed.own(2).exists());
             tool(bed, &["retained", "rm", "2"]).fails();
+        },
+    );
+}
+
+#[test]
+fn retained_uppers_are_shown_with_date_and_size_and_counted_apart() {
+    serve_as(
+        |daemon| daemon.with_config("[[rules]]\nnamespace = \"default\"\nretain = true\n"),
+        |bed| {
+            let (_, container) = populate(bed);
+            std::fs::write(bed.fs(2).join("kept"), vec![1; 100_000]).unwrap();
+            let size = bed.client.usage(container).unwrap();
+            let before = json(bed, &["usage"])[0].clone();
+            bed.client.remove(container).unwrap();
+            let removed = json(bed, &["retained"])[0]["removed"].as_str().unwrap().to_owned();
+            let minute = &removed[..16];
+            let text = tool(bed, &["retained"]).ok().text();
+            assert!(text.contains("REMOVED") && text.contains(minute), "{removed}: {text}");
+            assert!(!text.contains("SIZE") && !text.contains("KiB"), "{text}");
+            let text = tool(bed, &["retained", "--size"]).ok().text();
+            assert!(text.contains("SIZE") && text.contains("KiB"), "{text}");
+            let listed = json(bed, &["retained", "--size"]);
+            assert_eq!(listed[0]["bytes"].as_i64(), Some(size.0));
+            assert_eq!(listed[0]["inodes"].as_i64(), Some(size.1));
+            // What was an active upper's is now the retained one's.
+            let after = json(bed, &["usage"])[0].clone();
+            assert_eq!(after["retained"], before["active"]);
+            assert_eq!(after["active"], before["retained"]);
+            // One that cannot be read is listed all the same.
+            std::fs::remove_dir_all(bed.own(2)).unwrap();
+            assert!(json(bed, &["retained", "--size"])[0]["bytes"].is_null());
+            assert_eq!(json(bed, &["usage"])[0]["retained"]["count"], 1);
         },
     );
 }
