@@ -330,6 +330,14 @@ fn file_system_type(path: &Path) -> String {
     longest.map_or_else(|| "unknown".to_owned(), |mount| mount.fs_type)
 }
 
+/// True if a path lies in memory, or would: the nearest directory above that exists is looked at.
+pub(crate) fn in_memory(path: &Path) -> bool {
+    let found = path.ancestors().find_map(|above| rustix::fs::statfs(above).ok());
+    found.is_some_and(|found| [libc::TMPFS_MAGIC, RAMFS_MAGIC].contains(&found.f_type))
+}
+
+const RAMFS_MAGIC: libc::c_long = 0x8584_58f6;
+
 /// Total and available bytes of the file system at `path`.
 pub(crate) fn space(path: &Path) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::statvfs(path)?;

@@ -170,7 +170,7 @@ struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check a file; every mistake is printed with its line
+    /// Check a file; every mistake is printed with its line, and what looks wrong on this host as a warning
     Check {
         /// The file
         #[arg(default_value = DEFAULT_FILE)]
@@ -217,6 +217,9 @@ fn check(file: &std::path::Path) -> Result<(), String> {
                 config.stores.len(),
                 config.rules.len()
             );
+            for warning in config.warnings() {
+                eprintln!("warning: {warning}");
+            }
             Ok(())
         }
         Err(error @ ConfigError::Read { .. }) => Err(error.to_string()),

@@ -6,6 +6,7 @@ mod check;
 pub(crate) use check::{check_mode, check_path};
 mod file;
 mod template;
+mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -120,6 +120,13 @@ impl Snapshotter {
         }
         let stores = Stores::new(root, &root_uuid, &config.stores);
         check_stores(&stores, &meta, &features)?;
+        for (store, directory) in config.in_memory() {
+            tracing::warn!(
+                store,
+                directory = %directory.display(),
+                "a store lies in memory (tmpfs); what is there is lost at a reboot"
+            );
+        }
         let last = meta.last_id()?;
         refuse_older_database(&stores, &meta, &features, last)?;
         let next_id = AtomicU64::new(last.max(largest_id(&stores)?) + 1);

@@ -188,6 +188,44 @@ fn config_check_lists_every_mistake() {
 }
 
 #[test]
+fn config_check_warns_of_what_will_not_work_here() {
+    serve(|bed| {
+        let [memory, good] = ["memory", "good"].map(|name| bed.scratch.dir(name));
+        run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&memory)).ok();
+        let file = bed.scratch.write("file", "");
+        let store = |name: &str, path: &std::path::Path| {
+            format!("[stores.{name}]\ntype = \"dir\"\npath = \"{}\"\n", path.display())
+        };
+        let config = format!("root = \"{}/root\"\n", good.display())
+            + &store("gone", &bed.scratch.join("gone"))
+            + &store("file", &file)
+            + &store("memory", &memory.join("below"));
+        let checked = bed.scratch.write("checked.toml", config);
+        let checked = tool(bed, &["config", "check", &checked.display().to_string()]).ok();
+        let warnings = checked.errors();
+        for words in ["store \"gone\"", "gone does not exist", "file is not a directory"] {
+            assert!(warnings.contains(words), "{words}: {warnings}");
+        }
+        let in_memory = "lies in memory (tmpfs)";
+        let line = warnings.lines().find(|line| line.contains(in_memory)).unwrap();
+        assert!(line.contains("store \"memory\""), "{warnings}");
+        assert_eq!(warnings.matches(in_memory).count(), 1, "{warnings}");
+        assert!(!warnings.contains("root"), "{warnings}");
+        assert_eq!(checked.text().lines().count(), 1, "{checked}");
+
+        bed.daemon.stop();
+        std::fs::create_dir(memory.join("below")).unwrap();
+        bed.daemon.set_config(&store("memory", &memory.join("below")));
+        bed.daemon.start();
+        let log = bed.daemon.log();
+        let warned =
+            |line: &str| line.contains("WARN") && line.contains("memory") && line.contains("tmpfs");
+        assert_eq!(log.lines().filter(|line| warned(line)).count(), 1, "{log}");
+        bed.daemon.stop();
+    });
+}
+
+#[test]
 fn a_daemon_that_is_not_there_is_told_in_words() {
     serve(|bed| {
         bed.daemon.stop();
