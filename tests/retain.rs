@@ -219,6 +219,9 @@ fn the_newest_of_several_is_taken_unless_a_number_is_given() {
         assert_eq!(upper(&named), old);
         let status = resume("default/8/c1", "c1").unwrap_err();
         assert!(status.message().contains("there is no retained upper"), "{status}");
+        let status = resume("default/8/c1", "true").unwrap_err();
+        let words = ["overstream.resume=\"true\"", "the value is a name"];
+        assert!(words.iter().all(|word| status.message().contains(word)), "{status}");
     });
 }
 

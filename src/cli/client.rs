@@ -56,8 +56,22 @@ fn ask<T>(
     runtime.map_err(|error| error.to_string())?.block_on(async {
         let channel = connect(&remote.socket).await?;
         let mut client = ControlClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-        question(&mut client).await.map_err(|status| status.message().to_owned())
+        question(&mut client).await.map_err(|status| refusal(&remote.socket, &status))
     })
+}
+
+/// What the daemon says, or that it is not Overstream that answers.
+fn refusal(socket: &Path, status: &tonic::Status) -> String {
+    let message = status.message();
+    let not_ours = if status.code() == tonic::Code::Unimplemented {
+        "another program answers there, which does not know Overstream's calls"
+    } else if std::error::Error::source(status).is_some() {
+        "the answer cannot be read; another program may listen there, or the daemon was killed"
+    } else {
+        return message.to_owned();
+    };
+    let said = if message.is_empty() { String::new() } else { format!(" ({message})") };
+    format!("{}: {not_ours}{said}; --socket names another one", socket.display())
 }
 
 async fn connect(socket: &Path) -> Result<Channel, String> {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, DEFAULT_FILE, LogFormat, check_path};
+use crate::config::{Config, ConfigError, DEFAULT_FILE, LogFormat, check_path, parse_address};
 use crate::serve;
 
 /// A containerd snapshotter whose writable layers can live anywhere.
@@ -67,7 +67,7 @@ struct Overrides {
     #[arg(long, value_name = "PATH")]
     containerd_address: Option<PathBuf>,
     /// Serve Prometheus metrics at http://ADDRESS/metrics
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     metrics_address: Option<SocketAddr>,
     /// Log filter: error, warn, info, debug, or a list such as "info,overstream::grpc=debug"
     #[arg(long, value_name = "FILTER")]
@@ -156,6 +156,7 @@ enum RetainedCommand {
     /// Delete a retained upper and its files
     Rm {
         /// Number in the list
+        #[arg(value_parser = parse_id)]
         id: u64,
         #[command(flatten)]
         remote: Remote,
@@ -176,6 +177,13 @@ enum ConfigCommand {
         #[arg(default_value = DEFAULT_FILE)]
         file: PathBuf,
     },
+}
+
+/// Reads the number of a retained upper: names need not be unique.
+fn parse_id(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| {
+        "give the number that `overstream retained` shows under ID, not the name".to_owned()
+    })
 }
 
 /// Runs the command given on the command line.

@@ -3,6 +3,7 @@
 //! All mistakes are collected, so that one run of `overstream config check` shows them all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,7 +63,10 @@ pub(super) fn check(file: File, text: &str) -> Result<Config, Vec<Mistake>> {
         remap_ids: file.remap_ids,
         layer_sync: file.layer_sync,
         containerd: file.containerd.address.unwrap_or_else(|| DEFAULT_CONTAINERD.into()),
-        metrics: file.metrics.address,
+        metrics: file
+            .metrics
+            .address
+            .and_then(|address| checker.noted(address.span(), parse_address(address.get_ref()))),
         shutdown_grace: Duration::from_secs(file.shutdown_grace_seconds),
         log: log(&mut checker, file.log),
         allowed_labels: file.labels.allow.into_iter().collect(),
@@ -89,6 +93,13 @@ pub(crate) fn check_path(path: &Path) -> Result<(), String> {
         ));
     }
     layout::check_mountable(path).map_err(|error| error.to_string())
+}
+
+/// Reads an address to listen at.
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is no address: write IP:PORT, such as 127.0.0.1:9415 or [::]:9415")
+    })
 }
 
 fn mount_options(checker: &mut Checker<'_>, options: Vec<Spanned<String>>) -> Vec<String> {

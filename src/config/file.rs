@@ -1,7 +1,6 @@
 //! The file as written: TOML, every unknown word refused, positions kept for messages.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -96,7 +95,7 @@ pub(super) struct Containerd {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Metrics {
-    pub(super) address: Option<SocketAddr>,
+    pub(super) address: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -3,7 +3,7 @@
 //! Every mistake is reported with its line. Flags of `overstream serve` win over the file.
 
 mod check;
-pub(crate) use check::{check_mode, check_path};
+pub(crate) use check::{check_mode, check_path, parse_address};
 mod file;
 mod template;
 mod warnings;

@@ -191,7 +191,9 @@ impl Snapshotter {
         let mut found = if exact.is_empty() { similar } else { exact };
         match (found.pop(), found.len()) {
             (None, _) => {
-                Err(Error::NotFound(format!("snapshot {key:?} (`overstream ls` lists all)")))
+                let whose = snapshotter
+                    .map_or_else(String::new, |name| format!(" of snapshotter {name:?}"));
+                Err(Error::NotFound(format!("snapshot {key:?}{whose} (`overstream ls` lists all)")))
             }
             (Some(one), 0) => Ok(one),
             (Some(last), _) => {
@@ -374,9 +376,29 @@ impl Snapshotter {
 
     /// Deletes a retained upper.
     pub(crate) fn remove_retained(&self, id: u64) -> Result<()> {
-        self.meta.discard_retained(id)?;
+        match self.meta.discard_retained(id) {
+            Err(error @ Error::NotFound(_)) => Err(self.owner_of_number(id)?.unwrap_or(error)),
+            other => other,
+        }?;
         self.cleanup();
         Ok(())
+    }
+
+    /// Says whose number it is that was taken for a retained upper's.
+    fn owner_of_number(&self, id: u64) -> Result<Option<Error>> {
+        let mut owner = None;
+        self.meta.for_each(None, |row| {
+            if row.id == id {
+                owner = Some(Error::FailedPrecondition(format!(
+                    "{id} is the number of the {} snapshot {:?}, not of a retained upper; \
+                     `overstream retained` lists those",
+                    row.info.kind.as_str(),
+                    row.info.name
+                )));
+            }
+            Ok(())
+        })?;
+        Ok(owner)
     }
 }
 

@@ -81,8 +81,8 @@ impl Snapshotter {
             Resume::IfRetained => self.lookup(request, request.hint.user_key),
             Resume::Required(name) => match self.lookup(request, name)? {
                 None => Err(Error::FailedPrecondition(format!(
-                    "there is no retained upper {name:?} in namespace {:?}; `overstream retained` lists them by \
-                     name, which is the label's value",
+                    "label overstream.resume={name:?}: there is no retained upper {name:?} in namespace {:?}; the \
+                     value is a name that `overstream retained` lists",
                     request.hint.namespace
                 ))),
                 found => Ok(found),

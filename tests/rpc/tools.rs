@@ -1,8 +1,12 @@
 //! The commands that ask a running daemon, as text and as JSON.
 
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use overstream_testkit::{Output, run};
+use overstream_testkit::{Output, block_on, run};
 use serde_json::Value;
 
 use super::frame::{BINARY, Bed, serve, serve_as};
@@ -76,6 +80,10 @@ fn mounts_explains_one_snapshot() {
         assert!(committed.contains("committed snapshot has no mounts"), "{committed}");
         let missing = tool(bed, &["mounts", "none"]).fails();
         assert!(missing.errors().contains("overstream ls"), "{missing}");
+        let elsewhere = tool(bed, &["mounts", "--snapshotter", "other", "web"]).fails().errors();
+        for words in ["\"web\"", "snapshotter \"other\"", "overstream ls"] {
+            assert!(elsewhere.contains(words), "{elsewhere}");
+        }
         bed.client.prepare("default/9/web", &layer, &[]).unwrap();
         let unclear = tool(bed, &["mounts", "web"]).fails();
         assert!(unclear.errors().contains("default/9/web"), "{unclear}");
@@ -129,9 +137,17 @@ fn retained_uppers_are_listed_and_deleted() {
             assert_eq!(listed[0]["chain"][0], DIGEST);
             assert_eq!(listed[0]["upper"], bed.fs(2).display().to_string());
             assert!(listed[0]["bytes"].is_null(), "{listed}");
+            let named = tool(bed, &["retained", "rm", "web"]).fails().errors();
+            assert!(named.contains("the number that `overstream retained` shows"), "{named}");
+            let layer = tool(bed, &["retained", "rm", "1"]).fails().errors();
+            assert!(
+                layer.contains("of the committed snapshot") && layer.contains(DIGEST),
+                "{layer}"
+            );
             tool(bed, &["retained", "rm", "2"]).ok();
             assert!(!bed.own(2).exists());
-            tool(bed, &["retained", "rm", "2"]).fails();
+            let gone = tool(bed, &["retained", "rm", "2"]).fails().errors();
+            assert!(gone.contains("retained upper 2: not found"), "{gone}");
         },
     );
 }
@@ -182,6 +198,11 @@ fn config_check_lists_every_mistake() {
         for line in ["checked.toml:1: ", "checked.toml:2: ", "checked.toml:4: "] {
             assert!(errors.contains(line), "{line}: {errors}");
         }
+        let address = check("[metrics]\naddress = \"localhost:1\"\n").fails().errors();
+        let flag = ["serve", "--metrics-address", "localhost:1"];
+        for errors in [address, tool(bed, &flag).fails().errors()] {
+            assert!(errors.contains("localhost:1") && errors.contains("IP:PORT"), "{errors}");
+        }
         let missing = bed.scratch.join("missing.toml").display().to_string();
         assert!(tool(bed, &["config", "check", &missing]).fails().errors().contains(&missing));
     });
@@ -193,7 +214,7 @@ fn config_check_warns_of_what_will_not_work_here() {
         let [memory, good] = ["memory", "good"].map(|name| bed.scratch.dir(name));
         run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&memory)).ok();
         let file = bed.scratch.write("file", "");
-        let store = |name: &str, path: &std::path::Path| {
+        let store = |name: &str, path: &Path| {
             format!("[stores.{name}]\ntype = \"dir\"\npath = \"{}\"\n", path.display())
         };
         let config = format!("root = \"{}/root\"\n", good.display())
@@ -236,4 +257,59 @@ fn a_daemon_that_is_not_there_is_told_in_words() {
             assert!(output.stdout.is_empty());
         }
     });
+}
+
+#[test]
+fn another_program_at_the_socket_is_told_in_words() {
+    serve(|bed| {
+        let ask = |socket: &Path| {
+            let command = ["ls", "--socket", &socket.display().to_string()];
+            tool(bed, &command).fails().errors()
+        };
+        let socket = bed.scratch.join("grpc.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let errors = std::thread::scope(|scope| {
+            let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+            scope.spawn(|| block_on(serve_nothing(listener, stopped)));
+            let errors = ask(&socket);
+            stop.send(()).unwrap();
+            errors
+        });
+        assert!(errors.contains("another program") && errors.contains("grpc.sock"), "{errors}");
+
+        let socket = bed.scratch.join("http.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let errors = std::thread::scope(|scope| {
+            scope.spawn(|| answer_as_http(&listener));
+            let errors = ask(&socket);
+            // Ends the other thread.
+            drop(UnixStream::connect(&socket).unwrap());
+            errors
+        });
+        assert!(errors.contains("another program") && errors.contains("http.sock"), "{errors}");
+    });
+}
+
+/// Refuses whatever is said, until somebody says nothing.
+fn answer_as_http(listener: &UnixListener) {
+    for client in listener.incoming() {
+        let mut client = client.unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        if client.read(&mut [0; 64]).unwrap_or(1) == 0 {
+            return;
+        }
+        // The client may have left.
+        client.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").ok();
+        client.read_to_end(&mut Vec::new()).ok();
+    }
+}
+
+/// Serves gRPC without a single service.
+async fn serve_nothing(listener: UnixListener, stop: tokio::sync::oneshot::Receiver<()>) {
+    let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+    let routes = tonic::service::Routes::default();
+    let server = tonic::transport::Server::builder().add_routes(routes);
+    server.serve_with_incoming_shutdown(incoming, async { stop.await.unwrap() }).await.unwrap();
 }
