@@ -11,6 +11,7 @@ use tracing::Span;
 
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
+use crate::snapshot::KeyHint;
 use crate::snapshotter::Snapshotter;
 use crate::usage::Cancel;
 
@@ -48,6 +49,8 @@ impl Server {
         namespace: &str,
     ) -> Call {
         let shown: String = key.chars().take(KEY_SHOWN).collect();
+        // Without a header that tells, the key does.
+        let namespace = if namespace.is_empty() { KeyHint::of(key).namespace } else { namespace };
         let span = tracing::info_span!("rpc", method, snapshotter, key = shown, namespace);
         let under_way = UnderWay::new(Arc::clone(&self.calls));
         Call { server: self.clone(), method, span, cancel: Cancel::default(), under_way }
@@ -155,7 +158,8 @@ fn finish<T>(
     let result = result.map_err(Status::from);
     let code = result.as_ref().err().map_or(tonic::Code::Ok, Status::code);
     metrics.finished(method, code, elapsed);
-    let milliseconds = elapsed.as_secs_f64() * 1e3;
+    // Whole microseconds, so that no digits are shown that nobody measured.
+    let milliseconds = elapsed.as_micros() as f64 / 1e3;
     match &result {
         Ok(_) => tracing::debug!(milliseconds, "done"),
         Err(status) if is_ordinary(code) => {

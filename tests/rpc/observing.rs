@@ -233,7 +233,8 @@ fn json_logs_tell_of_each_call_in_a_span() {
         |daemon| daemon.with_arg("--log-format=json").with_arg("--log-level").with_arg("debug"),
         |bed| {
             a_call_of_each_outcome(bed);
-            let written = || bed.daemon.log().matches("\"done\"").count() >= 3;
+            bed.prepare("ns/7/container", "");
+            let written = || bed.daemon.log().matches("\"done\"").count() >= 4;
             wait_for("the log", Duration::from_secs(10), written);
             let log = bed.daemon.log();
             let lines: Vec<Value> =
@@ -249,8 +250,12 @@ fn json_logs_tell_of_each_call_in_a_span() {
             for line in [call("Prepare", "a", "done"), call("Stat", "a", "done")] {
                 assert_eq!(line["span"]["name"], "rpc");
                 assert_eq!(line["span"]["snapshotter"], "over");
-                assert!(line["fields"]["milliseconds"].is_number(), "{line}");
+                let shown = line["fields"]["milliseconds"].as_f64().unwrap().to_string();
+                let decimals = shown.split_once('.').map_or("", |(_, decimals)| decimals);
+                assert!(decimals.len() <= 3, "{line}");
+                assert_eq!(line["span"]["namespace"], "");
             }
+            assert_eq!(call("Prepare", "ns/7/container", "done")["span"]["namespace"], "ns");
             let refused =
                 lines.iter().find(|line| line["span"]["key"] == "none").expect("a refusal");
             assert_eq!(refused["fields"]["code"], "NotFound");
