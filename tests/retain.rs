@@ -82,6 +82,9 @@ fn an_upper_is_retained_and_resumed_by_label() {
         let output = run_labelled(stack, "c3", (RESUME, "c1"), script);
         assert_eq!((output.text().as_str(), output.code()), ("c1", Some(1)));
         assert_eq!(stack.upper("c3"), upper);
+        let why = "took back the retained upper \"c1\", as label overstream.resume asks";
+        let shown = stack.overstream(&["mounts", "c3"]).ok().text();
+        assert!(shown.contains(why), "{shown}");
         assert!(retained(stack).is_empty());
         assert_eq!(remove_and_keep(stack, "c3").0, id);
 
@@ -113,6 +116,9 @@ fn an_upper_is_resumed_by_rule_after_the_image_was_pulled_again() {
         assert!(errors.contains("use the image it was made with"), "{errors}");
         assert_eq!(run(DEMO, "cat /data/new").ok().text(), "kept");
         assert_eq!(stack.upper("kept"), upper);
+        let why = "took back the retained upper \"kept\", as `resume` in its rule asks (rule 1)";
+        let shown = stack.overstream(&["mounts", "kept"]).ok().text();
+        assert!(shown.contains(why), "{shown}");
         remove_and_keep(stack, "kept");
         containerd.run(DEMO, "other", &["ls", "/data/new"]).fails();
     });

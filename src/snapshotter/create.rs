@@ -258,7 +258,7 @@ pub(super) fn placed(store: &str, reason: &str) -> Placement {
 
 impl super::retain::Resumed {
     fn into_plan(self, decision: Decision) -> Plan {
-        let mut placement = placed(&self.store, &format!("{}; resumed", decision.reason));
+        let mut placement = placed(&self.store, &self.reason);
         placement.retain = decision.retains_resumed();
         Plan { id: self.id, placement, resumes: true }
     }

@@ -16,6 +16,8 @@ use crate::snapshot::{KeyHint, Kind};
 pub(super) struct Resumed {
     pub(super) id: u64,
     pub(super) store: String,
+    /// What was taken back, and on whose word.
+    pub(super) reason: String,
 }
 
 impl Snapshotter {
@@ -55,7 +57,14 @@ impl Snapshotter {
     ) -> Result<Option<Resumed>> {
         let Some(retained) = self.wanted(decision, request)? else { return Ok(None) };
         self.check_resumable(&retained, chain)?;
-        Ok(Some(Resumed { id: retained.id, store: retained.store }))
+        let asked = match decision.resume {
+            Resume::Required(_) => "as label overstream.resume asks".to_owned(),
+            Resume::IfRetained | Resume::Fresh => {
+                format!("as `resume` in its rule asks ({})", decision.reason)
+            }
+        };
+        let reason = format!("took back the retained upper {:?}, {asked}", retained.name);
+        Ok(Some(Resumed { id: retained.id, store: retained.store, reason }))
     }
 
     /// Refuses to place an empty upper where a retained one was to be taken back: only Prepare can do
