@@ -93,6 +93,15 @@ impl Filter {
     }
 }
 
+/// Names of the fields that filters ask for and no snapshot has.
+pub(crate) fn unknown_fields(filters: &[String]) -> Vec<String> {
+    let selectors = filters.iter().filter_map(|text| parse::selectors(text).ok()).flatten();
+    selectors
+        .filter(|selector| matches!(Field::new(&selector.path), Field::Unknown))
+        .map(|selector| String::from_utf8_lossy(&selector.path.join(&b'.')).into_owned())
+        .collect()
+}
+
 impl<'a> SnapshotFields<'a> {
     /// The fields of a stored snapshot.
     pub(crate) fn of(info: &'a Info) -> Self {

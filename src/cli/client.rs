@@ -6,6 +6,7 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{Remote, show};
+use crate::filter;
 use crate::proto::control as wire;
 use crate::proto::control::control_client::ControlClient;
 
@@ -13,6 +14,8 @@ use crate::proto::control::control_client::ControlClient;
 const MESSAGE_MAX: usize = 64 << 20;
 
 pub(super) fn ls(remote: &Remote, filters: Vec<String>) -> Result<(), String> {
+    let unknown = filter::unknown_fields(&filters);
+    let all = filters.is_empty();
     let snapshots = ask(remote, async |client| {
         let mut stream = client.list(wire::ListRequest { filters }).await?.into_inner();
         let mut all = Vec::new();
@@ -21,6 +24,9 @@ pub(super) fn ls(remote: &Remote, filters: Vec<String>) -> Result<(), String> {
         }
         Ok(all)
     })?;
+    if !remote.json && (snapshots.is_empty() || !unknown.is_empty()) {
+        show::hint_at_filters(all, &unknown);
+    }
     show::snapshots(&snapshots, remote.json)
 }
 

@@ -12,6 +12,9 @@ pub(super) fn snapshots(snapshots: &[wire::Snapshot], as_json: bool) -> Shown {
     if as_json {
         return print_json(&snapshots.iter().map(snapshot_json).collect());
     }
+    if snapshots.is_empty() {
+        return Ok(());
+    }
     let mut table = table(&["ID", "SNAPSHOTTER", "KEY", "KIND", "STORE", "UPPER"]);
     for snapshot in snapshots {
         let upper = if snapshot.upper.is_empty() {
@@ -29,6 +32,18 @@ pub(super) fn snapshots(snapshots: &[wire::Snapshot], as_json: bool) -> Shown {
         ]);
     }
     print(&format!("{table}"))
+}
+
+/// Says why there is little to see, where a program that reads the table does not see it.
+pub(super) fn hint_at_filters(all: bool, unknown: &[String]) {
+    match unknown.first() {
+        Some(field) => eprintln!(
+            "no snapshot has a field {:?}; there are name, parent, kind and labels.\"KEY\"",
+            plain(field)
+        ),
+        None if all => eprintln!("there are no snapshots"),
+        None => eprintln!("no snapshot matches"),
+    }
 }
 
 pub(super) fn explanation(answer: &wire::ExplainResponse, as_json: bool) -> Shown {

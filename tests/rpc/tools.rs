@@ -35,8 +35,11 @@ fn populate(bed: &Bed) -> (String, &'static str) {
 #[test]
 fn ls_lists_snapshots_of_all_plugin_names() {
     serve(|bed| {
-        let empty = tool(bed, &["ls"]).ok().text();
-        assert_eq!(empty.lines().count(), 1, "{empty}");
+        let empty = tool(bed, &["ls"]).ok();
+        assert_eq!(
+            (empty.text().as_str(), empty.errors().as_str()),
+            ("", "there are no snapshots")
+        );
         assert_eq!(json(bed, &["ls"]), Value::Array(Vec::new()));
         let (layer, container) = populate(bed);
         bed.daemon.client("other").view("v", "", &[]).unwrap();
@@ -53,6 +56,17 @@ fn ls_lists_snapshots_of_all_plugin_names() {
         assert_eq!(found["upper"], bed.fs(2).display().to_string());
         let active = json(bed, &["ls", "kind==active", "kind==view"]);
         assert_eq!(active.as_array().unwrap().len(), 2);
+        for (filter, hint) in [
+            ("name==none", "no snapshot matches"),
+            ("store==root", "no snapshot has a field \"store\""),
+            ("kind==active,label.l", "no snapshot has a field \"label.l\""),
+        ] {
+            let none = tool(bed, &["ls", filter]).ok();
+            assert!(none.text().is_empty() && none.errors().starts_with(hint), "{none}");
+            assert_eq!(none.errors().lines().count(), 1, "{none}");
+            let none = tool(bed, &["ls", filter, "--json"]).ok();
+            assert_eq!((none.text().as_str(), none.errors().as_str()), ("[]", ""));
+        }
         let bad = tool(bed, &["ls", "kind=active"]).fails();
         assert!(bad.stdout.is_empty() && !bad.errors().is_empty(), "{bad}");
     });
