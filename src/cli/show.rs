@@ -31,7 +31,7 @@ pub(super) fn snapshots(snapshots: &[wire::Snapshot], as_json: bool) -> Shown {
             upper,
         ]);
     }
-    print(&format!("{table}"))
+    print(&lines(&table))
 }
 
 /// Says why there is little to see, where a program that reads the table does not see it.
@@ -114,7 +114,7 @@ pub(super) fn usage(stores: &[wire::StoreUsage], as_json: bool) -> Shown {
             store.path.clone(),
         ]);
     }
-    let mut text = format!("{table}");
+    let mut text = lines(&table);
     for store in stores.iter().filter(|store| !store.problem.is_empty()) {
         text += &format!("\nstore {} {}", store.name, store.problem);
     }
@@ -147,7 +147,7 @@ pub(super) fn retained(retained: &[wire::Retained], sizes: bool, as_json: bool) 
         row.push(upper.upper.clone());
         table.add_row(row);
     }
-    print(&format!("{table}"))
+    print(&lines(&table))
 }
 
 /// A time to the second, which is enough for people.
@@ -163,6 +163,12 @@ fn table(headings: &[&str]) -> Table {
         column.set_padding((0, 2));
     }
     table
+}
+
+/// The lines of a table, without the blanks that pad its last column.
+fn lines(table: &Table) -> String {
+    let padded = format!("{table}");
+    padded.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// Digests are told apart by their first twelve digits.

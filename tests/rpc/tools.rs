@@ -15,6 +15,17 @@ fn tool(bed: &Bed, arguments: &[&str]) -> Output {
     run(Command::new(BINARY).args(arguments).env("OVERSTREAM_SOCKET", bed.daemon.socket()))
 }
 
+/// The table that a command prints; no line of it ends in a blank.
+fn table(bed: &Bed, arguments: &[&str]) -> String {
+    let output = tool(bed, arguments).ok();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().count() > 1, "{text}");
+    for line in text.lines() {
+        assert_eq!(line, line.trim_end(), "{text:?}");
+    }
+    text
+}
+
 fn json(bed: &Bed, arguments: &[&str]) -> Value {
     let output = tool(bed, &[arguments, &["--json"]].concat()).ok();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output}"))
@@ -43,7 +54,7 @@ fn ls_lists_snapshots_of_all_plugin_names() {
         assert_eq!(json(bed, &["ls"]), Value::Array(Vec::new()));
         let (layer, container) = populate(bed);
         bed.daemon.client("other").view("v", "", &[]).unwrap();
-        let text = tool(bed, &["ls"]).ok().text();
+        let text = table(bed, &["ls"]);
         assert_eq!(text.lines().count(), 4, "{text}");
         for word in ["KEY", "default/2/sha256:0123456789ab ", container, "committed", "other"] {
             assert!(text.contains(word), "{word}: {text}");
@@ -123,7 +134,7 @@ fn usage_sums_up_every_store() {
         assert_eq!(root["retained"], serde_json::json!({ "count": 0, "bytes": 0, "inodes": 0 }));
         assert_eq!(root["active"]["count"], 1);
         assert!(root["available_bytes"].as_u64().unwrap() > 0);
-        let text = tool(bed, &["usage"]).ok().text();
+        let text = table(bed, &["usage"]);
         for word in ["STORE", "root", "KiB", &bed.daemon.root().display().to_string()] {
             assert!(text.contains(word), "{word}: {text}");
         }
@@ -181,7 +192,7 @@ fn retained_uppers_are_shown_with_date_and_size_and_counted_apart() {
             let text = tool(bed, &["retained"]).ok().text();
             assert!(text.contains("REMOVED") && text.contains(minute), "{removed}: {text}");
             assert!(!text.contains("SIZE") && !text.contains("KiB"), "{text}");
-            let text = tool(bed, &["retained", "--size"]).ok().text();
+            let text = table(bed, &["retained", "--size"]);
             assert!(text.contains("SIZE") && text.contains("KiB"), "{text}");
             let listed = json(bed, &["retained", "--size"]);
             assert_eq!(listed[0]["bytes"].as_i64(), Some(size.0));
