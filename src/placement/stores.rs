@@ -150,16 +150,8 @@ impl Stores {
         meta: &Metastore,
         features: &Features,
     ) -> Result<()> {
-        let unusable = |problem: String| {
-            Error::Unavailable(format!("store {name:?} at {}: {problem}", store.path.display()))
-        };
-        match fs::metadata(&store.path) {
-            Ok(found) if found.is_dir() => self.refuse_alias(name, &found).map_err(&unusable)?,
-            Ok(_) => return Err(unusable("not a directory".to_owned())),
-            Err(error) => {
-                return Err(unusable(format!("{error}; mount its disk, or create the directory")));
-            }
-        }
+        self.look_at(name, store)?;
+        let unusable = |problem: String| unusable(name, store, &problem);
         let known = meta.store_uuid(name, None)?;
         match (self.read_marker(&store.path)?, known) {
             (Some(marker), _) if marker.root != self.root_uuid => {
@@ -199,6 +191,23 @@ impl Stores {
         }
         make_directory(&layout::snapshots(&store.path))?;
         probe::check_upper(&store.path, &self.root_uuid, features).map_err(unusable)
+    }
+
+    /// Checks that all stores have a directory of their own; nothing is changed.
+    pub(crate) fn look(&self) -> Result<()> {
+        self.dirs.iter().try_for_each(|(name, store)| self.look_at(name, store))
+    }
+
+    fn look_at(&self, name: &str, store: &DirStore) -> Result<()> {
+        let problem = match fs::metadata(&store.path) {
+            Ok(found) if found.is_dir() => match self.refuse_alias(name, &found) {
+                Ok(()) => return Ok(()),
+                Err(problem) => problem,
+            },
+            Ok(_) => "not a directory".to_owned(),
+            Err(error) => format!("{error}; mount its disk, or create the directory"),
+        };
+        Err(unusable(name, store, &problem))
     }
 
     /// Refuses a directory that is another store's as well: each would take the other's for strays.
@@ -257,6 +266,10 @@ fn holds_entries(directory: &Path) -> Result<bool> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         entries => Ok(entries.at("read", directory)?.next().is_some()),
     }
+}
+
+fn unusable(name: &str, store: &DirStore, problem: &str) -> Error {
+    Error::Unavailable(format!("store {name:?} at {}: {problem}", store.path.display()))
 }
 
 fn not_configured(name: &str) -> Error {

@@ -28,6 +28,9 @@ use crate::probe::{self, Features};
 use crate::snapshot::Kind;
 use crate::usage::UsageCache;
 
+/// Name of the file in the root that the daemon locks.
+const LOCK: &str = "lock";
+
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
@@ -102,22 +105,21 @@ impl Snapshotter {
         runtime: &tokio::runtime::Handle,
     ) -> Result<Self, StartError> {
         let root = &config.root;
-        create_root(root)?;
+        let made = create_root(root)?;
         crate::crash::point("start: root made");
         let lock = lock_root(root)?;
         let features =
             Features::detect().at("read", Path::new("/proc/sys/kernel/random/boot_id"))?;
+        if let Err(error) = try_root(config, &features, made) {
+            if made {
+                forget_root(root);
+            }
+            return Err(error);
+        }
         let meta = Metastore::open(root)?;
         make_directory(&layout::snapshots(root))?;
         crate::crash::point("start: snapshots directory made");
         let root_uuid = meta.node_fact("uuid", &uuid::Uuid::new_v4().to_string())?;
-        probe::check_upper(root, &root_uuid, &features)
-            .map_err(|problem| StartError::Root { root: root.clone(), problem })?;
-        if !config.mount_options.is_empty() {
-            let options = config.mount_options.clone();
-            probe::check_options(root, &root_uuid, &features, &options)
-                .map_err(|problem| StartError::MountOptions { options, problem })?;
-        }
         let stores = Stores::new(root, &root_uuid, &config.stores);
         check_stores(&stores, &meta, &features)?;
         for (store, directory) in config.in_memory() {
@@ -238,17 +240,46 @@ impl Snapshotter {
     }
 }
 
-fn create_root(root: &Path) -> Result<()> {
+/// Makes the root where it does not exist; true if it was made.
+fn create_root(root: &Path) -> Result<bool> {
     layout::check_mountable(root)?;
     if let Some(above) = root.parent() {
         fs::create_dir_all(above).at("create", above)?;
     }
-    make_directory(root)
+    let made = fs::symlink_metadata(root).is_err();
+    make_directory(root).map(|()| made)
+}
+
+/// Finds out what can be found out before anything is written: whether uppers can lie in the root, with
+/// the configured options, and in a new root whether all stores are there.
+fn try_root(config: &Config, features: &Features, new: bool) -> Result<(), StartError> {
+    // The lock keeps others out, so that the trials need no name of their own.
+    const OWNER: &str = "root";
+    let root = &config.root;
+    probe::check_upper(root, OWNER, features)
+        .map_err(|problem| StartError::Root { root: root.clone(), problem })?;
+    if !config.mount_options.is_empty() {
+        let options = config.mount_options.clone();
+        probe::check_options(root, OWNER, features, &options)
+            .map_err(|problem| StartError::MountOptions { options, problem })?;
+    }
+    if new {
+        Stores::new(root, "", &config.stores).look().map_err(StartError::Store)?;
+    }
+    Ok(())
+}
+
+/// Deletes a root that was made a moment ago, and in which there is only its lock.
+fn forget_root(root: &Path) {
+    let deleted = fs::remove_file(root.join(LOCK)).and_then(|()| fs::remove_dir(root));
+    if let Err(error) = deleted {
+        tracing::warn!(root = %root.display(), %error, "cannot delete the root that was made for nothing");
+    }
 }
 
 /// Takes the root for this process, for as long as the file is open.
 fn lock_root(root: &Path) -> Result<File, StartError> {
-    let path = root.join("lock");
+    let path = root.join(LOCK);
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.open(&path).at("open", &path)?;

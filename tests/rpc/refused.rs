@@ -1,10 +1,14 @@
 //! Starts that are refused, and what they say.
 
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use overstream_testkit::{Daemon, Scratch, limit, require_root};
+use overstream_testkit::{Daemon, Scratch, limit, require_root, run};
 
-use super::frame::BINARY;
+use super::frame::{BINARY, names};
 
 /// Starts a daemon that must refuse to, and returns what it says.
 fn refused(daemon: &mut Daemon) -> String {
@@ -37,5 +41,60 @@ fn mount_options_that_the_kernel_does_not_know() {
         assert!(said.contains("'nonsense'") || said.contains("dmesg"), "{said}");
         daemon.set_config("mount_options = [\"noatime\", \"metacopy=off\"]\n");
         daemon.start();
+    });
+}
+
+/// SEMANTICS D7
+#[test]
+fn a_first_start_leaves_nothing_behind() {
+    with_daemon(|scratch, mut daemon| {
+        let [good, missing] = [scratch.dir("good"), scratch.join("missing")];
+        let store = |name: &str, path: &Path| {
+            format!("[stores.{name}]\ntype = \"dir\"\npath = \"{}\"\n", path.display())
+        };
+        let stores = store("good", &good) + &store("missing", &missing);
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let metrics = format!("[metrics]\naddress = \"{}\"\n", taken.local_addr().unwrap());
+        for (config, words) in [
+            ("mount_options = [\"nonsense=1\"]\n", "the kernel refuses"),
+            (&stores, "store \"missing\""),
+            (&metrics, "choose another address"),
+        ] {
+            daemon.set_config(config);
+            let said = refused(&mut daemon);
+            assert!(said.contains(words), "{words}: {said}");
+            assert!(!daemon.root().exists(), "{words}: the root was left behind");
+            assert_eq!(names(&good), [""; 0], "{words}");
+        }
+        // What was there before stays, and the directory of the store is not taken for another root's.
+        fs::create_dir(daemon.root()).unwrap();
+        daemon.set_config("mount_options = [\"nonsense=1\"]\n");
+        refused(&mut daemon);
+        assert!(daemon.root().exists());
+        fs::create_dir(&missing).unwrap();
+        daemon.set_config(&stores);
+        daemon.start();
+    });
+}
+
+/// SEMANTICS D7
+#[test]
+fn a_first_start_on_an_unsuitable_file_system_leaves_nothing_behind() {
+    with_daemon(|scratch, _| {
+        // Overlay takes no upper on overlay.
+        let [lower, upper, work, on] =
+            ["lower", "upper", "work", "on"].map(|name| scratch.dir(name));
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        run(Command::new("mount").args(["-t", "overlay", "-o", &options, "none"]).arg(&on)).ok();
+        let mut daemon = Daemon::new(scratch, BINARY).with_root(on.join("root"));
+        let said = refused(&mut daemon);
+        assert!(said.contains("refuses an upper on this file system"), "{said}");
+        assert_eq!(names(&on), [""; 0]);
+        run(Command::new("umount").arg(&on)).ok();
     });
 }
