@@ -26,6 +26,7 @@ pub const POINTS: &[&str] = &[
     "prepare: snapshot directory made",
     "prepare: upper made",
     "prepare: directories made",
+    "prepare: spare taken",
     "prepare: recorded",
     "prepare: undone",
     "commit: measured",
@@ -45,6 +46,8 @@ pub const POINTS: &[&str] = &[
     "settle: identity file written",
     "settle: identity written",
     "settle: recorded",
+    "spare: directory made",
+    "spare: made",
     "sync: synced",
     "volatile: marker removed",
 ];

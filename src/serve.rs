@@ -8,17 +8,21 @@ use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::Mode;
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::config::{Config, LogConfig, LogFormat};
 use crate::grpc::call::Server as Calls;
+use crate::grpc::socket::Gathering;
 use crate::heap;
 use crate::metrics::{self, Metrics};
 use crate::proto::control::control_server::ControlServer;
@@ -27,8 +31,8 @@ use crate::snapshotter::{Snapshotter, StartError};
 
 /// Largest request taken: containerd's own limit.
 const MESSAGE_MAX: usize = 16 << 20;
-/// Threads that decode, send, and answer from the database; work on disks runs on blocking threads. One
-/// is enough for more calls than containerd can make, and hands nothing over to another.
+/// Threads that decode and send, and do the work that takes less time than waking another thread does.
+/// One is enough for more calls than containerd can make.
 const WORKERS: usize = 1;
 /// Most calls that do their work at once; further ones wait.
 const BLOCKING: usize = 32;
@@ -75,18 +79,21 @@ pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
     heap::share();
     // Modes are given exactly where things are made; none lets a group or others write.
     rustix::process::umask(Mode::from(0o022));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let listener = listen_for_metrics(config)?;
+    // Signals and metrics are answered even while the calls' thread waits for the root's disk.
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let calls = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
         .enable_all()
         .build()?;
-    let listener = listen_for_metrics(config)?;
-    let snapshots = Arc::new(Snapshotter::open(config, runtime.handle())?);
+    let snapshots = Arc::new(Snapshotter::open(config, calls.handle())?);
     let background = Background::start(&snapshots);
-    let stop = runtime.block_on(serve(config, Arc::clone(&snapshots), listener));
+    let stop = control.block_on(serve(config, Arc::clone(&snapshots), listener, calls.handle()));
     let deadline = Deadline::within(config.shutdown_grace);
     let deadline = *stop.as_ref().unwrap_or(&deadline);
-    runtime.shutdown_timeout(deadline.left());
+    control.shutdown_background();
+    calls.shutdown_timeout(deadline.left());
     background.stop(snapshots, deadline);
     stop.map(|_| tracing::info!("stopped"))
 }
@@ -106,27 +113,31 @@ impl Deadline {
 }
 
 /// Threads that work for nobody in particular.
-struct Background(std::thread::JoinHandle<()>);
+struct Background([JoinHandle<()>; 2]);
 
 impl Background {
     fn start(snapshots: &Arc<Snapshotter>) -> Self {
         let cleaner = Arc::clone(snapshots);
         // Not waited for at the end: garbage that is left is garbage at the next start.
         drop(std::thread::spawn(move || cleaner.cleanup()));
-        let syncer = Arc::clone(snapshots);
-        Self(std::thread::spawn(move || syncer.run_sync()))
+        let (syncer, maker) = (Arc::clone(snapshots), Arc::clone(snapshots));
+        Self([
+            std::thread::spawn(move || syncer.run_sync()),
+            std::thread::spawn(move || maker.run_spares()),
+        ])
     }
 
     /// Syncs a last time, as far as the disks let it.
     fn stop(self, snapshots: Arc<Snapshotter>, deadline: Deadline) {
         let (done, stopped) = mpsc::channel();
         drop(std::thread::spawn(move || {
+            snapshots.stop_spares();
             snapshots.stop_sync();
-            let joined = self.0.join();
+            let joined = self.0.map(JoinHandle::join).iter().all(Result::is_ok);
             // The database is closed by whoever lets go last, and that must not be after the end.
             drop(snapshots);
             // An error means that nobody waits any more.
-            done.send(joined.is_ok()).ok();
+            done.send(joined).ok();
         }));
         match stopped.recv_timeout(deadline.left()) {
             Ok(true) => {}
@@ -136,7 +147,7 @@ impl Background {
                 );
             }
             Ok(false) | Err(RecvTimeoutError::Disconnected) => {
-                tracing::error!("the background thread ended in an unforeseen way");
+                tracing::error!("a background thread ended in an unforeseen way");
             }
         }
     }
@@ -147,21 +158,24 @@ async fn serve(
     config: &Config,
     snapshots: Arc<Snapshotter>,
     metrics_listener: Option<TcpListener>,
+    runtime: &Handle,
 ) -> Result<Deadline, ServeError> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let Socket { listener, file: _deleted_at_the_end } = Socket::open(&config.socket)?;
+    let Socket { listener, file: _deleted_at_the_end } = Socket::open(&config.socket, runtime)?;
     let metrics = Arc::new(Metrics::new());
     let service = Calls::new(Arc::clone(&snapshots), Arc::clone(&metrics));
     let calls = service.clone();
+    let connections =
+        UnixListenerStream::new(listener).map(|connection| connection.map(Gathering::new));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut server = tokio::spawn(
+    let mut server = runtime.spawn(
         Server::builder()
             .add_service(
                 SnapshotsServer::new(service.clone()).max_decoding_message_size(MESSAGE_MAX),
             )
             .add_service(ControlServer::new(service))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            .serve_with_incoming_shutdown(connections, async {
                 // An error means that the sender is gone: stop as well.
                 drop(stopped.await);
             }),
@@ -235,7 +249,8 @@ struct Socket {
 }
 
 impl Socket {
-    fn open(path: &Path) -> Result<Self, ServeError> {
+    /// Listens on behalf of the calls' runtime.
+    fn open(path: &Path, runtime: &Handle) -> Result<Self, ServeError> {
         let fail = |problem: String| ServeError::Socket { path: path.to_owned(), problem };
         let passed = listenfd::ListenFd::from_env().take_unix_listener(0);
         let (listener, file) = match passed.map_err(|error| fail(error.to_string()))? {
@@ -246,6 +261,7 @@ impl Socket {
             }
         };
         listener.set_nonblocking(true).map_err(|error| fail(error.to_string()))?;
+        let _runtime = runtime.enter();
         let listener = UnixListener::from_std(listener).map_err(|error| fail(error.to_string()))?;
         Ok(Self { listener, file })
     }

@@ -90,6 +90,10 @@ fn descend(
     name: &CStr,
     visitor: &mut dyn Visitor,
 ) -> io::Result<Option<(OwnedFd, Level)>> {
+    // Uppers that nobody wrote to, and overlay's working directories, are empty.
+    if visitor.deletes() && fs::unlinkat(parent, name, AtFlags::REMOVEDIR).is_ok() {
+        return Ok(None);
+    }
     let directory = match open(parent, name) {
         Err(Errno::ACCESS) if visitor.denied(parent, name)? => open(parent, name),
         other => other,

@@ -11,6 +11,7 @@ mod crash {
     mod full;
     mod random;
     mod refusals;
+    mod spares;
     mod starts;
     mod steps;
     mod world;

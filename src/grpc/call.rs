@@ -102,8 +102,8 @@ impl Call {
 
     /// Tries `work` where it is, without a change of thread; the call goes on if that has no answer.
     ///
-    /// It may read the database and look up a name on the root's disk: that takes less time than
-    /// waking a thread does.
+    /// For work on the root's disk alone, as long as it takes less time than waking a thread does: without
+    /// that disk no call has an answer anyway.
     pub(crate) fn attempt<T>(
         &self,
         work: impl FnOnce(&Snapshotter) -> Result<Option<T>>,

@@ -2,6 +2,7 @@
 
 pub(crate) mod call;
 pub(crate) mod convert;
+pub(crate) mod socket;
 mod status;
 
 use tokio_stream::Stream;
@@ -31,11 +32,16 @@ impl Snapshots for Server {
             request.into_inner();
         let labels = convert::labels(labels);
         let call = self.call("Prepare", &snapshotter, &key, &namespace);
-        let mounts = call
-            .run(move |snapshots| {
-                snapshots.prepare(&new(&snapshotter, &key, &parent, &labels, &namespace))
-            })
-            .await?;
+        let here = new(&snapshotter, &key, &parent, &labels, &namespace);
+        let mounts = match call.attempt(|snapshots| snapshots.prepare_in_root(&here))? {
+            Some(mounts) => mounts,
+            None => {
+                call.run(move |snapshots| {
+                    snapshots.prepare(&new(&snapshotter, &key, &parent, &labels, &namespace))
+                })
+                .await?
+            }
+        };
         Ok(Response::new(wire::PrepareSnapshotResponse { mounts: convert::mounts(mounts) }))
     }
 
@@ -61,7 +67,9 @@ impl Snapshots for Server {
         let call = self.call("Mounts", &snapshotter, &key, &namespace);
         let mounts = match call.attempt(|snapshots| snapshots.mounts_in_root(&snapshotter, &key))? {
             Some(mounts) => mounts,
-            None => call.run(move |snapshots| snapshots.mounts(&snapshotter, &key, &namespace)).await?,
+            None => {
+                call.run(move |snapshots| snapshots.mounts(&snapshotter, &key, &namespace)).await?
+            }
         };
         Ok(Response::new(wire::MountsResponse { mounts: convert::mounts(mounts) }))
     }
@@ -83,7 +91,11 @@ impl Snapshots for Server {
         let namespace = namespace_of(&request);
         let wire::RemoveSnapshotRequest { snapshotter, key } = request.into_inner();
         let call = self.call("Remove", &snapshotter, &key, &namespace);
-        call.run(move |snapshots| snapshots.remove(&snapshotter, &key)).await.map(Response::new)
+        match call.attempt(|snapshots| snapshots.remove_in_root(&snapshotter, &key))? {
+            Some(()) => {}
+            None => call.run(move |snapshots| snapshots.remove(&snapshotter, &key)).await?,
+        }
+        Ok(Response::new(()))
     }
 
     async fn stat(

@@ -6,6 +6,7 @@
 //! write (key free, parent committed, no children); everything else is decided by its callers.
 
 mod open;
+mod pace;
 mod retained;
 mod row;
 mod schema;
@@ -14,7 +15,9 @@ mod write;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use self::pace::Pace;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 pub(crate) use open::{FILE, OpenError};
@@ -34,6 +37,7 @@ pub(crate) struct Metastore {
     /// Before the writer, which must be closed last: only it can fold the log into the database.
     readers: Mutex<Vec<Connection>>,
     writer: Mutex<Connection>,
+    pace: Pace,
     /// Last of all, see `open::reserve`.
     _index: File,
 }
@@ -53,18 +57,24 @@ impl Metastore {
             path,
             readers: Mutex::new(Vec::new()),
             writer: Mutex::new(writer),
+            pace: Pace::default(),
             _index: index,
         })
     }
 
+    /// True if a change takes so little time of late that it is not worth another thread.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.pace.is_quick()
+    }
+
     /// Finds a snapshot.
     pub(crate) fn get(&self, snapshotter: &str, key: &str) -> Result<Row> {
-        self.read(|tx| find(tx, snapshotter, key))?.ok_or_else(|| Error::no_snapshot(key))
+        self.read_little(|tx| find(tx, snapshotter, key))?.ok_or_else(|| Error::no_snapshot(key))
     }
 
     /// Finds a snapshot and the layers below it, top first, as of one instant.
     pub(crate) fn get_with_chain(&self, snapshotter: &str, key: &str) -> Result<(Row, Vec<Layer>)> {
-        self.read(|tx| {
+        self.read_little(|tx| {
             let row = find(tx, snapshotter, key)?.ok_or_else(|| Error::no_snapshot(key))?;
             let chain = row.parent.map_or(Ok(Vec::new()), |parent| chain(tx, parent))?;
             Ok((row, chain))
@@ -80,7 +90,7 @@ impl Metastore {
         key: &str,
         parent: &str,
     ) -> Result<Vec<Layer>> {
-        self.read(|tx| {
+        self.read_little(|tx| {
             let parent = write::committed_parent(tx, snapshotter, parent)?;
             if key_exists(tx, snapshotter, key)? {
                 return Err(Error::AlreadyExists(key.to_owned()));
@@ -91,7 +101,7 @@ impl Metastore {
 
     /// The layers from snapshot `top` down, `top` first.
     pub(crate) fn chain_from(&self, top: u64) -> Result<Vec<Layer>> {
-        self.read(|tx| chain(tx, top))
+        self.read_little(|tx| chain(tx, top))
     }
 
     /// Hands every snapshot of one plugin name, or of all, to `each`, in byte order of the keys.
@@ -163,6 +173,17 @@ impl Metastore {
         })
     }
 
+    /// Reads little, in one transaction.
+    ///
+    /// The writer, where it is free, has in memory what it wrote, which every other connection has to
+    /// read again after each change.
+    fn read_little<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        match self.writer.try_lock() {
+            Ok(mut connection) => work(&connection.transaction()?),
+            Err(_) => self.read(work),
+        }
+    }
+
     /// Runs `work` in a read transaction.
     fn read<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut connection = match lock(&self.readers).pop() {
@@ -183,7 +204,9 @@ impl Metastore {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = work(&tx)?;
         crate::crash::point("metastore: before commit");
+        let began = Instant::now();
         tx.commit()?;
+        self.pace.note(began.elapsed());
         crate::crash::point("metastore: after commit");
         Ok(value)
     }

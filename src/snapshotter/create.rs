@@ -10,7 +10,7 @@ use super::{Snapshotter, without_empty};
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
 use crate::metastore::{Layer, NewSnapshot, Place, Placement, ROOT_STORE, Removal, Row};
-use crate::placement::{Decision, Request, Target};
+use crate::placement::{Decision, Request, Resume, Target};
 use crate::snapshot::{Info, KeyHint, Kind, Labels, Mount, Time, Usage};
 
 /// A snapshot that a client asks for.
@@ -35,20 +35,73 @@ struct Plan {
     resumes: bool,
 }
 
+/// What is to be created, as far as the database and the rules tell.
+struct Draft {
+    chain: Vec<Layer>,
+    /// None for views and image layers, which use the layer store.
+    decision: Option<Decision>,
+}
+
+impl Draft {
+    /// True if no other disk than the root's is needed, now or to look for something to resume.
+    fn stays_in_root(&self) -> bool {
+        let in_root = |decision: &Decision| {
+            matches!(&decision.target, Target::Store(store) if store == ROOT_STORE)
+                && matches!(decision.resume, Resume::Fresh)
+        };
+        self.decision.as_ref().is_none_or(in_root)
+            && self.chain.iter().all(|layer| layer.store == ROOT_STORE)
+    }
+}
+
+/// What the rules look at.
+fn request<'a>(new: &New<'a>) -> Request<'a> {
+    let hint = KeyHint::of(new.key);
+    let namespace = if hint.namespace.is_empty() { new.namespace } else { hint.namespace };
+    Request { snapshotter: new.snapshotter, namespace, hint, labels: new.labels }
+}
+
 impl Snapshotter {
     pub(super) fn create(&self, kind: Kind, new: &New<'_>) -> Result<Vec<Mount>> {
+        let labels = without_empty(new.labels);
+        let new = New { labels: &labels, ..*new };
+        let draft = self.draft(kind, &new)?;
+        self.carry_out(kind, &new, draft)
+    }
+
+    /// Makes a writable snapshot of which all lies in the root, while its disk is quick; nothing for
+    /// others.
+    pub(crate) fn prepare_in_root(&self, new: &New<'_>) -> Result<Option<Vec<Mount>>> {
+        let labels = without_empty(new.labels);
+        let new = New { labels: &labels, ..*new };
+        let draft = self.draft(Kind::Active, &new)?;
+        if !draft.stays_in_root() || !self.meta.is_quick() {
+            return Ok(None);
+        }
+        self.carry_out(Kind::Active, &new, draft).map(Some)
+    }
+
+    /// Checks what is asked for and decides on its place, from the database alone.
+    fn draft(&self, kind: Kind, new: &New<'_>) -> Result<Draft> {
         let chain = self.meta.check_new(new.snapshotter, new.key, new.parent)?;
         if new.key.is_empty() {
             return Err(Error::InvalidArgument("the key of the snapshot is empty".to_owned()));
         }
-        let labels = without_empty(new.labels);
         self.check_chain(&chain)?;
-        let owner = self.owner_for(&labels, &chain)?;
-        let new = New { labels: &labels, ..*new };
-        let mut plan = self.plan(kind, &new, &chain)?;
+        if kind == Kind::View || KeyHint::of(new.key).is_extraction() {
+            return Ok(Draft { chain, decision: None });
+        }
+        let decision = self.policy.decide(&request(new))?;
+        Ok(Draft { chain, decision: Some(decision) })
+    }
+
+    fn carry_out(&self, kind: Kind, new: &New<'_>, draft: Draft) -> Result<Vec<Mount>> {
+        let Draft { chain, decision } = draft;
+        let owner = self.owner_for(new.labels, &chain)?;
+        let mut plan = self.plan(kind, new, &chain, decision)?;
         crate::crash::point("prepare: before directories");
         let made = self.make_directories(kind, &mut plan, owner)?;
-        match self.record(kind, &new, &plan, &chain) {
+        match self.record(kind, new, &plan, &chain) {
             Ok(mounts) => Ok(mounts),
             Err(error) => {
                 if let Some(directory) = made {
@@ -60,21 +113,23 @@ impl Snapshotter {
         }
     }
 
-    /// Decides where the files go; nothing has changed on disk yet.
-    fn plan(&self, kind: Kind, new: &New<'_>, chain: &[Layer]) -> Result<Plan> {
-        let hint = KeyHint::of(new.key);
-        if kind == Kind::View || hint.is_extraction() {
+    /// Says where the files go; nothing has changed on disk yet.
+    fn plan(
+        &self,
+        kind: Kind,
+        new: &New<'_>,
+        chain: &[Layer],
+        decision: Option<Decision>,
+    ) -> Result<Plan> {
+        let Some(decision) = decision else {
             let reason = if kind == Kind::View {
                 "views use the layer store"
             } else {
                 "image layers use the layer store"
             };
             return Ok(self.fresh(placed(ROOT_STORE, reason)));
-        }
-        let namespace = if hint.namespace.is_empty() { new.namespace } else { hint.namespace };
-        let request = Request { snapshotter: new.snapshotter, namespace, hint, labels: new.labels };
-        let decision = self.policy.decide(&request)?;
-        if let Some(resumed) = self.find_resumed(&decision, &request, chain)? {
+        };
+        if let Some(resumed) = self.find_resumed(&decision, &request(new), chain)? {
             return Ok(resumed.into_plan(decision));
         }
         let mut placement = placed("", &decision.reason);
@@ -98,7 +153,7 @@ impl Snapshotter {
     }
 
     /// A number that no snapshot ever had.
-    fn new_id(&self) -> u64 {
+    pub(super) fn new_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -114,6 +169,16 @@ impl Snapshotter {
         }
         let store = &plan.placement.store;
         let base = self.stores.ready(store, &self.meta, &self.features)?;
+        if kind == Kind::Active
+            && store == ROOT_STORE
+            && let Some(spare) = self.take_spare()
+        {
+            plan.id = spare;
+            let directory = layout::snapshot(base, spare);
+            give_to(&directory.join(layout::FS), owner)
+                .inspect_err(|_| self.discard(spare, store, &directory))?;
+            return Ok(Some(directory));
+        }
         // A number whose directory exists is a stray of a store that was away when we started.
         let directory = loop {
             let directory = layout::snapshot(base, plan.id);
@@ -290,17 +355,22 @@ pub(super) fn mend_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> 
 /// Makes `<directory>/fs`, owned by `owner`, and `work` for an active snapshot.
 ///
 /// Modes are exact because the daemon runs with umask 022.
-fn fill_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> Result<()> {
+pub(super) fn fill_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> Result<()> {
     let fs = directory.join(layout::FS);
     make_unless_there(&fs, 0o755)?;
     crate::crash::point("prepare: upper made");
-    if owner != (0, 0) {
-        chown(&fs, Some(owner.0), Some(owner.1)).at("change the owner of", &fs)?;
-    }
+    give_to(&fs, owner)?;
     if kind == Kind::Active {
         make_unless_there(&directory.join(layout::WORK), 0o711)?;
     }
     Ok(())
+}
+
+fn give_to(fs: &Path, owner: (u32, u32)) -> Result<()> {
+    if owner == (0, 0) {
+        return Ok(());
+    }
+    chown(fs, Some(owner.0), Some(owner.1)).at("change the owner of", fs)
 }
 
 fn make_unless_there(path: &Path, mode: u32) -> Result<()> {

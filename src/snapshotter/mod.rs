@@ -9,6 +9,7 @@ mod create;
 mod inspect;
 mod retain;
 mod settle;
+mod spare;
 mod start;
 mod sync;
 mod volatile;
@@ -16,6 +17,8 @@ mod volatile;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+
+use self::spare::Spares;
 
 pub(crate) use create::New;
 pub(crate) use inspect::{Explanation, RetainedUpper, StoreCount, StoreReport};
@@ -54,6 +57,7 @@ pub(crate) struct Snapshotter {
     settling: PathLocks,
     handed_out: settle::HandedOut,
     sync: sync::Queue,
+    spares: Spares,
     /// Keeps a second daemon off the same root for as long as this one lives.
     _lock: std::fs::File,
 }
@@ -269,21 +273,40 @@ impl Snapshotter {
 
     /// Forgets a snapshot; its files are deleted by Cleanup, at once in synchronous mode, or retained.
     pub(crate) fn remove(&self, snapshotter: &str, key: &str) -> Result<()> {
-        let (row, chain) = self.meta.get_with_chain(snapshotter, key)?;
-        let identity = self.chain_identity(&chain);
-        let hint = crate::snapshot::KeyHint::of(key);
+        let row = self.meta.get(snapshotter, key)?;
+        self.remove_row(&row)
+    }
+
+    /// The same for a snapshot of the root that is left to Cleanup, while its disk is quick; nothing for
+    /// others.
+    pub(crate) fn remove_in_root(&self, snapshotter: &str, key: &str) -> Result<Option<()>> {
+        let row = self.meta.get(snapshotter, key)?;
+        let placement = &row.placement;
+        let only_row = self.meta.is_quick()
+            && placement.place == Place::Store
+            && placement.store == ROOT_STORE
+            && !placement.retain
+            && !self.options.sync_remove;
+        if only_row { self.remove_row(&row).map(Some) } else { Ok(None) }
+    }
+
+    fn remove_row(&self, row: &Row) -> Result<()> {
+        let hint = crate::snapshot::KeyHint::of(&row.info.name);
+        let identity;
         let removal = match &row.placement.place {
             Place::Pending | Place::Moved(_) => Removal::Leave,
             Place::Volume(_) if row.placement.retain => Removal::Leave,
-            Place::Store if self.worth_retaining(&row)? => {
+            Place::Store if self.worth_retaining(row)? => {
+                let chain = row.parent.map(|parent| self.meta.chain_from(parent)).transpose()?;
+                identity = self.chain_identity(&chain.unwrap_or_default());
                 Removal::Retain { namespace: hint.namespace, name: hint.user_key, chain: &identity }
             }
             Place::Store | Place::Volume(_) => Removal::Discard,
         };
         // Whoever settles it must be done: it may be about to take an upper from another snapshot.
         match row.placement.place {
-            Place::Pending => self.alone(row.id, || self.meta.remove(&row, &removal)),
-            _ => self.meta.remove(&row, &removal),
+            Place::Pending => self.alone(row.id, || self.meta.remove(row, &removal)),
+            _ => self.meta.remove(row, &removal),
         }?;
         crate::crash::point("remove: recorded");
         self.usage.forget(row.id);

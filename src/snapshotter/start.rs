@@ -15,7 +15,8 @@ use std::sync::atomic::AtomicU64;
 
 use super::create::mend_snapshot;
 use super::settle::HandedOut;
-use super::{Options, Snapshotter, sync};
+use super::spare::Spares;
+use super::{Options, Snapshotter, spare, sync};
 use crate::config::Config;
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
@@ -141,6 +142,7 @@ impl Snapshotter {
             settling: PathLocks::default(),
             handed_out: HandedOut::default(),
             sync: sync::Queue::default(),
+            spares: Spares::default(),
             _lock: lock,
             meta,
             stores,
@@ -175,6 +177,10 @@ impl Snapshotter {
         for id in present.difference(&known) {
             if store == ROOT_STORE && self.unlink_from_root(*id)? {
                 crate::crash::point("start: stray link deleted");
+                continue;
+            }
+            if store == ROOT_STORE && spare::delete_left(&layout::snapshot(self.stores.root(), *id))
+            {
                 continue;
             }
             tracing::info!(id, store, "found a directory without a snapshot, left by a crash");

@@ -13,8 +13,8 @@ use overstream_testkit::proto::snapshots::Kind;
 use overstream_testkit::{Scratch, limit, require_root};
 use tonic::Code;
 
-use super::starts;
 use super::world::{DEFAULTS, Labels, Op, State, World, identity};
+use super::{spares, starts};
 
 /// How long a daemon may take to die.
 pub(crate) const DEATH: Duration = Duration::from_secs(20);
@@ -462,6 +462,9 @@ fn nothing_answered_is_lost_whichever_step_is_the_last() {
                 let scenarios: Vec<_> = ALL.iter().skip(part).step_by(2).collect();
                 let mut seen = run(["even", "odd"][part], &scratch, &scenarios);
                 seen.extend(starts::run_all(&scratch, part));
+                if part == 0 {
+                    seen.extend(spares::run_all(&scratch));
+                }
                 seen
             };
             std::thread::Builder::new().name(test.clone()).spawn(body).unwrap()

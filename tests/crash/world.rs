@@ -17,7 +17,7 @@ use overstream_testkit::proto::snapshots::{
     PrepareSnapshotRequest, RemoveSnapshotRequest, UpdateSnapshotRequest, ViewSnapshotRequest,
 };
 use overstream_testkit::proto::types::Mount;
-use overstream_testkit::{Daemon, Scratch, run};
+use overstream_testkit::{Daemon, Scratch, run, snapshots_in};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -384,8 +384,7 @@ store = "fast"
                 possible.insert(place.id);
             }
         }
-        let found: BTreeSet<u64> =
-            names(&base.join("snapshots")).iter().map(|name| name.parse().unwrap()).collect();
+        let found = snapshots_in(base);
         assert!(needed.is_subset(&found), "{store}: rows without directory: {needed:?} {found:?}");
         let extra: Vec<_> = found.iter().filter(|id| !needed.contains(id)).collect();
         let pending = extra.iter().all(|id| possible.contains(id));

@@ -1,12 +1,10 @@
 //! A daemon, and what must hold of it whenever no call is under way.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs;
-use std::path::Path;
 
 use overstream_testkit::proto::control::{ListRequest, Snapshot};
 use overstream_testkit::proto::snapshots::Info;
-use overstream_testkit::{Daemon, Scratch, block_on};
+use overstream_testkit::{Daemon, Scratch, block_on, snapshots_in};
 
 /// The plugin name all clients use.
 pub(super) const NAME: &str = "over";
@@ -48,7 +46,7 @@ impl Bed {
         let ids: BTreeSet<u64> = places.iter().map(|place| place.id).collect();
         assert_eq!(ids.len(), places.len(), "two snapshots have the same number");
         let snapshots = self.daemon.root().join("snapshots");
-        assert_eq!(directories(&snapshots), ids, "directories, and numbers of rows");
+        assert_eq!(snapshots_in(self.daemon.root()), ids, "directories, and numbers of rows");
         for place in places {
             let own = snapshots.join(place.id.to_string());
             assert!(own.join("fs").is_dir(), "{} has no files", place.key);
@@ -80,7 +78,7 @@ impl Bed {
             leaves.for_each(|leaf| client.remove(&leaf.name).unwrap());
         }
         self.is_consistent();
-        assert!(directories(&self.daemon.root().join("snapshots")).is_empty());
+        assert!(snapshots_in(self.daemon.root()).is_empty());
     }
 }
 
@@ -95,11 +93,6 @@ pub(super) fn is_whole(all: &[Info]) {
         let parent = info.parent.as_str();
         assert!(committed.contains(parent), "{}: its parent {parent} is not listed", info.name);
     }
-}
-
-fn directories(snapshots: &Path) -> BTreeSet<u64> {
-    let entries = fs::read_dir(snapshots).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
 }
 
 /// Numbers that look random; the same for the same seed.

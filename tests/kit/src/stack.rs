@@ -147,11 +147,7 @@ impl Stack {
     /// Returns the names of the directories and links in `snapshots` of a store.
     #[track_caller]
     pub fn directories(&self, store: &Path) -> BTreeSet<String> {
-        let entries = store.join("snapshots").read_dir().expect("read a store's snapshots");
-        let name = |entry: std::io::Result<std::fs::DirEntry>| {
-            entry.expect("read a store's snapshots").file_name().to_string_lossy().into_owned()
-        };
-        entries.map(name).collect()
+        crate::snapshots_in(store).into_iter().map(|id| id.to_string()).collect()
     }
 
     /// Has containerd collect its garbage, and waits until `gone` holds.

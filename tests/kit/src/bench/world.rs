@@ -10,7 +10,7 @@ use super::stats::Random;
 use crate::command::line;
 use crate::proto::snapshots::{Kind, ListSnapshotsRequest};
 use crate::wait::{holds_within, wait_for};
-use crate::{Containerd, Daemon, Options, Scratch, Version, block_on, image};
+use crate::{Containerd, Daemon, Options, Scratch, Version, block_on, image, snapshots_in};
 
 pub(super) const NAMESPACE: &str = "bench";
 pub(super) const DEMO: &str = "localhost/demo:1";
@@ -144,9 +144,8 @@ impl World {
     pub(super) fn directories(&self) -> [usize; 2] {
         let theirs =
             self.containerd.directory().join("root/io.containerd.snapshotter.v1.overlayfs");
-        [self.daemon.root().to_owned(), theirs].map(|root| {
-            std::fs::read_dir(root.join("snapshots")).map_or(0, |entries| entries.count())
-        })
+        let theirs = std::fs::read_dir(theirs.join("snapshots"));
+        [snapshots_in(self.daemon.root()).len(), theirs.map_or(0, |entries| entries.count())]
     }
 
     /// Has containerd collect its garbage until only `directories` are left.
