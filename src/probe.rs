@@ -15,7 +15,7 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 
-use crate::locks::PathLocks;
+use crate::doors::Doors;
 
 /// What holds for the whole host, as found at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub(crate) fn check_upper(
     owner: &str,
     features: &Features,
 ) -> Result<(), String> {
-    static ONE_AT_A_TIME: LazyLock<PathLocks> = LazyLock::new(PathLocks::default);
+    static ONE_AT_A_TIME: LazyLock<Doors> = LazyLock::new(|| Doors::new(1, usize::MAX));
     let top = open_directory(directory)
         .map_err(|error| format!("cannot open {}: {error}", directory.display()))?;
     let name = format!(".overstream-probe-{owner}");
@@ -91,18 +91,17 @@ pub(crate) fn check_upper(
         crate::tree::remove_at(top.as_fd(), &name)
             .map_err(|error| format!("cannot delete {}: {error}", trial.display()))
     };
-    ONE_AT_A_TIME.hold(&trial, || {
-        remove()?;
-        let result = match try_upper(&top, &name, &trial, features) {
-            Err((error, problem)) if is_full(&error) => {
-                tracing::warn!(problem, "no space to find out whether an upper can lie there");
-                Ok(())
-            }
-            other => other.map_err(|(_, problem)| problem),
-        };
-        let removed = remove();
-        result.and(removed)
-    })
+    let _alone = ONE_AT_A_TIME.enter(&trial).map_err(|stuck| stuck.to_string())?;
+    remove()?;
+    let result = match try_upper(&top, &name, &trial, features) {
+        Err((error, problem)) if is_full(&error) => {
+            tracing::warn!(problem, "no space to find out whether an upper can lie there");
+            Ok(())
+        }
+        other => other.map_err(|(_, problem)| problem),
+    };
+    let removed = remove();
+    result.and(removed)
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -98,7 +98,7 @@ impl Call {
     /// Runs `work` on a thread that may block; it goes on if the client does not wait for it.
     pub(crate) async fn run<T: Send + 'static>(
         self,
-        work: impl FnOnce(&Snapshotter) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Arc<Snapshotter>) -> Result<T> + Send + 'static,
     ) -> Result<T, Status> {
         let Self { server, method, span, cancel, under_way } = self;
         let _cancel_if_dropped = CancelOnDrop(cancel);

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Store, StoreKind};
+use crate::doors::{Doors, Inside};
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
 use crate::metastore::{Metastore, ROOT_STORE};
@@ -22,6 +24,12 @@ use crate::probe::{self, Features};
 /// Name of the marker in a store's directory.
 const MARKER: &str = ".overstream-store";
 
+/// Most calls in one store or volume, and in all but the root: calls for the root find a thread, whatever
+/// else hangs.
+const CALLS: (usize, usize) = (8, 16);
+/// The same for walks, which take long on a sound disk, too.
+const WALKS: (usize, usize) = (4, 8);
+
 /// All places where files of snapshots can lie.
 #[derive(Debug)]
 pub(crate) struct Stores {
@@ -29,6 +37,23 @@ pub(crate) struct Stores {
     root_uuid: String,
     dirs: BTreeMap<String, DirStore>,
     volumes: BTreeMap<String, Regex>,
+    calls: Doors,
+    walks: Doors,
+}
+
+/// The directory of a store, for somebody inside.
+#[derive(Debug)]
+pub(crate) struct Base<'a> {
+    path: &'a Path,
+    _inside: Inside<'a>,
+}
+
+impl Deref for Base<'_> {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        self.path
+    }
 }
 
 #[derive(Debug)]
@@ -59,7 +84,8 @@ impl Stores {
                 }
             }
         }
-        Self { root: root.to_owned(), root_uuid: root_uuid.to_owned(), dirs, volumes }
+        let [calls, walks] = [CALLS, WALKS].map(|(each, all)| Doors::new(each, all));
+        Self { root: root.to_owned(), root_uuid: root_uuid.to_owned(), dirs, volumes, calls, walks }
     }
 
     /// The layer store.
@@ -100,10 +126,49 @@ impl Stores {
         self.dirs.get(name).map(|store| store.path.as_path()).ok_or_else(|| not_configured(name))
     }
 
+    /// Enters the disk of `directory`, a snapshot's in a store; refused if calls there do not come back.
+    pub(crate) fn enter(&self, name: &str, directory: &Path) -> Result<Inside<'_>> {
+        self.enter_by(&self.calls, name, directory)
+    }
+
+    /// The same for a walk, which does not keep others out.
+    pub(crate) fn enter_to_walk(&self, name: &str, directory: &Path) -> Result<Inside<'_>> {
+        self.enter_by(&self.walks, name, directory)
+    }
+
+    /// The root is let pass: nothing works without it.
+    fn enter_by<'a>(
+        &'a self,
+        doors: &'a Doors,
+        name: &str,
+        directory: &Path,
+    ) -> Result<Inside<'a>> {
+        if name == ROOT_STORE {
+            return Ok(Inside::nowhere());
+        }
+        let store = self.dirs.get(name).map(|store| store.path.as_path());
+        let volume = || directory.parent().and_then(Path::parent).unwrap_or(directory);
+        let disk = store.unwrap_or_else(volume);
+        doors.enter(disk).map_err(|stuck| {
+            Error::Unavailable(format!("store {name:?} at {}: {stuck}", disk.display()))
+        })
+    }
+
     /// The directory of a store, after making sure that it is the one it should be.
     ///
     /// A store that failed before is tried again: its disk may have been mounted since.
-    pub(crate) fn ready(&self, name: &str, meta: &Metastore, features: &Features) -> Result<&Path> {
+    pub(crate) fn ready(
+        &self,
+        name: &str,
+        meta: &Metastore,
+        features: &Features,
+    ) -> Result<Base<'_>> {
+        let _inside = self.enter(name, self.path(name)?)?;
+        let path = self.check(name, meta, features)?;
+        Ok(Base { path, _inside })
+    }
+
+    fn check(&self, name: &str, meta: &Metastore, features: &Features) -> Result<&Path> {
         if name == ROOT_STORE {
             return Ok(&self.root);
         }
@@ -122,24 +187,24 @@ impl Stores {
         name: &str,
         meta: &Metastore,
         features: &Features,
-    ) -> Result<&Path> {
-        let path = self.ready(name, meta, features)?;
+    ) -> Result<Base<'_>> {
+        let base = self.ready(name, meta, features)?;
         if name != ROOT_STORE {
             let known = meta.store_uuid(name, None)?;
-            let marker = self.read_marker(path)?;
+            let marker = self.read_marker(&base)?;
             if marker.is_none_or(|marker| Some(marker.store) != known) {
                 self.recheck(name, meta, features)?;
             }
         }
-        Ok(path)
+        Ok(base)
     }
 
-    /// Finds out what became of a store in which a directory is suddenly missing.
+    /// Finds out what became of a store in which a directory is suddenly missing, for somebody inside.
     pub(crate) fn recheck(&self, name: &str, meta: &Metastore, features: &Features) -> Result<()> {
         if let Some(store) = self.dirs.get(name) {
             store.ready.store(false, Ordering::Release);
         }
-        self.ready(name, meta, features).map(drop)
+        self.check(name, meta, features).map(drop)
     }
 
     /// Checks a store's directory, and makes it ours if it never was anybody's.

@@ -116,7 +116,7 @@ impl Snapshotter {
         let base = self.stores.ready(store, &self.meta, &self.features)?;
         // A number whose directory exists is a stray of a store that was away when we started.
         let directory = loop {
-            let directory = layout::snapshot(base, plan.id);
+            let directory = layout::snapshot(&base, plan.id);
             match fs::DirBuilder::new().mode(0o700).create(&directory) {
                 Ok(()) => break directory,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => plan.id = self.new_id(),
@@ -124,8 +124,9 @@ impl Snapshotter {
             }
         };
         crate::crash::point("prepare: snapshot directory made");
-        fill_snapshot(&directory, kind, owner)
-            .inspect_err(|_| self.discard(plan.id, store, &directory))?;
+        let filled = fill_snapshot(&directory, kind, owner);
+        drop(base);
+        filled.inspect_err(|_| self.discard(plan.id, store, &directory))?;
         crate::crash::point("prepare: directories made");
         Ok(Some(directory))
     }
@@ -193,7 +194,11 @@ impl Snapshotter {
 
     /// Gives up directories whose snapshot was not recorded.
     pub(super) fn discard(&self, id: u64, store: &str, directory: &Path) {
-        let Err(error) = crate::tree::remove(directory) else { return };
+        let removed = self
+            .stores
+            .enter(store, directory)
+            .and_then(|_inside| crate::tree::remove(directory).at("delete", directory));
+        let Err(error) = removed else { return };
         tracing::warn!(directory = %directory.display(), %error, "cannot delete, left to Cleanup");
         if let Err(error) = self.meta.note_garbage(id, store) {
             tracing::warn!(id, %error, "cannot note garbage, left to the next start");
@@ -203,9 +208,10 @@ impl Snapshotter {
     /// Owner of a layer's root, which a new snapshot's root inherits.
     pub(super) fn owner_of(&self, layer: &Layer) -> Result<(u32, u32)> {
         let path = layout::snapshot(self.stores.root(), layer.id).join(layout::FS);
-        if layer.store != ROOT_STORE && !path.is_dir() {
+        if layer.store != ROOT_STORE && !self.can_reach(layer, &path)? {
             self.relink(layer);
         }
+        let _inside = self.enter_layer(layer)?;
         match fs::metadata(&path) {
             Ok(found) => Ok((found.uid(), found.gid())),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(missing_layer(layer, &path)),

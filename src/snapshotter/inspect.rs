@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Snapshotter;
 use crate::error::{Error, Result};
@@ -216,7 +217,11 @@ impl Snapshotter {
         // Walks take their time, and the record of the snapshots must not be held open meanwhile.
         for (number, own) in uppers {
             if let Some(report) = reports.get_mut(number) {
-                report.add_active(usage::measure(&own, cancel))?;
+                let walked = self
+                    .stores
+                    .enter_to_walk(&report.name, &own)
+                    .and_then(|inside| usage::measure(&own, cancel, &inside));
+                report.add_active(walked)?;
             }
         }
         let retained = self.meta.retained()?.into_iter().map(|retained| retained.store);
@@ -239,8 +244,8 @@ impl Snapshotter {
                 .map_or_else(|_| String::new(), |path| path.display().to_string()),
             ..StoreReport::default()
         };
-        let space = self.stores.ready(name, &self.meta, &self.features).and_then(|path| {
-            probe::space(path).map_err(|error| Error::Unavailable(error.to_string()))
+        let space = self.stores.ready(name, &self.meta, &self.features).and_then(|base| {
+            probe::space(&base).map_err(|error| Error::Unavailable(error.to_string()))
         });
         match space {
             Ok(space) => report.space = space,
@@ -284,6 +289,12 @@ impl Snapshotter {
                 .iter()
                 .filter(|mount| mount.path.to_str().is_some_and(|path| pattern.is_match(path)));
             for mount in matching {
+                let inside = self.stores.enter(store, &mount.path.join(DIRECTORY).join("any"));
+                let Ok(_inside) =
+                    inside.inspect_err(|error| tracing::warn!(%error, "not looked at"))
+                else {
+                    continue;
+                };
                 found.extend(uppers_on(store, &mount.path).into_iter().filter(|upper| {
                     !Path::new(&upper.upper)
                         .parent()
@@ -295,7 +306,7 @@ impl Snapshotter {
     }
 
     /// Deletes a retained upper.
-    pub(crate) fn remove_retained(&self, id: u64) -> Result<()> {
+    pub(crate) fn remove_retained(self: &Arc<Self>, id: u64) -> Result<()> {
         self.meta.discard_retained(id)?;
         self.cleanup();
         Ok(())

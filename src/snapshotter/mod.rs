@@ -14,7 +14,7 @@ mod sync;
 mod volatile;
 
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 pub(crate) use create::New;
@@ -22,11 +22,11 @@ pub(crate) use inspect::{Explanation, RetainedUpper, StoreReport};
 pub(crate) use start::StartError;
 
 use crate::config::{Config, LayerSync, RemapIds};
+use crate::doors::Doors;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, SnapshotFields};
 use crate::idmap;
 use crate::layout;
-use crate::locks::PathLocks;
 use crate::metastore::{Commit, Layer, Metastore, Place, ROOT_STORE, Removal, Row};
 use crate::mounts::{self, View};
 use crate::placement::Policy;
@@ -47,11 +47,10 @@ pub(crate) struct Snapshotter {
     options: Options,
     next_id: AtomicU64,
     usage: UsageCache,
-    /// Held while garbage is deleted, so that two Cleanups do not get in each other's way.
-    cleaning: Mutex<()>,
+    cleaners: cleanup::Cleaners,
     /// Held while a pending snapshot is settled or removed, one per snapshot, and while an upper on a
     /// volume changes hands, one per volume.
-    settling: PathLocks,
+    settling: Doors,
     handed_out: settle::HandedOut,
     sync: sync::Queue,
     /// Keeps a second daemon off the same root for as long as this one lives.
@@ -161,7 +160,9 @@ impl Snapshotter {
         let row = self.meta.get(snapshotter, key)?;
         match (row.info.kind, &row.placement.place) {
             (Kind::Active, Place::Store | Place::Volume(_)) => {
-                self.usage.active(row.id, &self.directory(&row)?, cancel)
+                let own = self.directory(&row)?;
+                let inside = self.stores.enter_to_walk(&row.placement.store, &own)?;
+                self.usage.active(row.id, &own, cancel, &inside)
             }
             (Kind::Active | Kind::View, _) => Ok(Usage::default()),
             (Kind::Committed, _) => Ok(row.usage),
@@ -213,10 +214,12 @@ impl Snapshotter {
         let row = self.settled_for_commit(row)?;
         let own = self.directory(&row)?;
         volatile::check_boot(&row, &self.features.boot)?;
-        let usage = usage::measure(&own, cancel)?;
+        let inside = self.stores.enter_to_walk(&row.placement.store, &own)?;
+        let usage = usage::measure(&own, cancel, &inside)?;
         if self.options.layer_sync == LayerSync::Commit {
             sync::sync_file_system(&own)?;
         }
+        drop(inside);
         crate::crash::point("commit: measured");
         self.link_into_root(&row, &own)?;
         crate::crash::point("commit: linked");
@@ -243,7 +246,7 @@ impl Snapshotter {
     }
 
     /// Forgets a snapshot; its files are deleted by Cleanup, at once in synchronous mode, or retained.
-    pub(crate) fn remove(&self, snapshotter: &str, key: &str) -> Result<()> {
+    pub(crate) fn remove(self: &Arc<Self>, snapshotter: &str, key: &str) -> Result<()> {
         let (row, chain) = self.meta.get_with_chain(snapshotter, key)?;
         let identity = self.chain_identity(&chain);
         let hint = crate::snapshot::KeyHint::of(key);
@@ -329,7 +332,7 @@ impl Snapshotter {
     fn lowers(&self, chain: &[Layer]) -> Result<Vec<PathBuf>> {
         let lower = |layer: &Layer| {
             let path = layout::snapshot(self.stores.root(), layer.id).join(layout::FS);
-            if layer.store != ROOT_STORE && !path.is_dir() && !self.relink(layer) {
+            if layer.store != ROOT_STORE && !self.can_reach(layer, &path)? && !self.relink(layer) {
                 return Err(create::missing_layer(layer, &path));
             }
             Ok(path)

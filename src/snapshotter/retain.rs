@@ -35,8 +35,13 @@ impl Snapshotter {
         if row.info.kind != Kind::Active || !row.placement.retain {
             return Ok(false);
         }
-        let upper = self.directory(row)?.join(layout::FS);
-        match std::fs::read_dir(&upper) {
+        let directory = self.directory(row)?;
+        let upper = directory.join(layout::FS);
+        let entries = self
+            .stores
+            .enter(&row.placement.store, &directory)
+            .and_then(|_inside| std::fs::read_dir(&upper).at("read", &upper));
+        match entries {
             Ok(mut entries) => Ok(entries.next().is_some()),
             Err(error) => {
                 // An upper that cannot be looked at may be full: its disk may come back.
@@ -116,7 +121,7 @@ impl Snapshotter {
             )));
         }
         let base = self.stores.present(&retained.store, &self.meta, &self.features)?;
-        let upper = layout::snapshot(base, retained.id).join(layout::FS);
+        let upper = layout::snapshot(&base, retained.id).join(layout::FS);
         if !upper.is_dir() {
             return Err(Error::DataLoss(format!("{described}: {} is not there", upper.display())));
         }

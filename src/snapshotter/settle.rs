@@ -14,6 +14,7 @@ use super::Snapshotter;
 use super::create::{mend_snapshot, placed};
 use super::volatile;
 use crate::config::Otherwise;
+use crate::doors::Inside;
 use crate::error::{Error, IoContext, Result};
 use crate::idmap;
 use crate::layout;
@@ -135,9 +136,8 @@ impl Snapshotter {
             Target::Volume { store, rule } => {
                 match self.find_volume(*rule, store, identity, &row)? {
                     Ok(found) => {
-                        return self.settling.hold(&found.mount, || {
-                            self.settle_on_volume(row, chain, &decision, store, &found)
-                        });
+                        let _alone = self.alone_on(&found.mount)?;
+                        return self.settle_on_volume(row, chain, &decision, store, &found);
                     }
                     Err(why) => (self.policy.decide_without_volume(*rule, request)?, why),
                 }
@@ -216,15 +216,27 @@ impl Snapshotter {
     }
 
     /// Keeps other calls from settling or removing a pending snapshot meanwhile.
-    pub(super) fn alone<T>(&self, id: u64, work: impl FnOnce() -> T) -> T {
-        self.settling.hold(&layout::snapshot(self.stores.root(), id), work)
+    pub(super) fn alone<T>(&self, id: u64, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let snapshot = layout::snapshot(self.stores.root(), id);
+        let _alone = self.settling.enter(&snapshot).map_err(|stuck| {
+            Error::Unavailable(format!("snapshot {id} is being given a place: {stuck}"))
+        })?;
+        work()
+    }
+
+    /// Keeps other calls from changing hands of the uppers on a volume meanwhile.
+    pub(super) fn alone_on(&self, volume: &Path) -> Result<Inside<'_>> {
+        self.settling
+            .enter(volume)
+            .map_err(|stuck| Error::Unavailable(format!("volume {}: {stuck}", volume.display())))
     }
 
     /// Settles a pending snapshot in the store of `placement`.
     fn settle_in_store(&self, mut row: Row, chain: &[Layer], placement: Placement) -> Result<Row> {
+        let owner = self.owner_for(&row.info.labels, chain)?;
         let base = self.stores.present(&placement.store, &self.meta, &self.features)?;
-        let directory = layout::snapshot(base, row.id);
-        mend_snapshot(&directory, Kind::Active, self.owner_for(&row.info.labels, chain)?)?;
+        let directory = layout::snapshot(&base, row.id);
+        mend_snapshot(&directory, Kind::Active, owner)?;
         crate::crash::point("settle: directories made");
         // Should this fail, the row may still need the directory: it is left to the next attempt.
         self.meta.settle(row.id, &placement)?;
@@ -241,6 +253,8 @@ impl Snapshotter {
         store: &str,
         found: &Found,
     ) -> Result<Row> {
+        let upper = found.mount.join(volume::DIRECTORY).join(&found.subdirectory);
+        let _inside = self.stores.enter(store, &upper)?;
         probe::check_upper(&found.mount, self.stores.root_uuid(), &self.features)
             .map_err(|problem| Error::FailedPrecondition(format!("store {store:?}: {problem}")))?;
         let home = Home::create(
@@ -347,6 +361,7 @@ impl Snapshotter {
             return Ok(());
         }
         let directory = self.directory(row)?;
+        let _inside = self.stores.enter(&row.placement.store, &directory)?;
         if let Place::Volume(_) = row.placement.place {
             self.check_volume(row, &directory)?;
             let upper = directory.join(layout::FS);

@@ -10,16 +10,16 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
+use super::cleanup::Cleaners;
 use super::create::mend_snapshot;
 use super::settle::HandedOut;
 use super::{Options, Snapshotter, sync};
 use crate::config::Config;
+use crate::doors::Doors;
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
-use crate::locks::PathLocks;
 use crate::metastore::{FILE, Metastore, OpenError, Place, ROOT_STORE, Row};
 use crate::placement::Policy;
 use crate::placement::identity::Containerd;
@@ -113,8 +113,8 @@ impl Snapshotter {
             policy: Policy::new(config),
             containers: Box::new(Containerd::new(&config.containerd, runtime.clone())),
             usage: UsageCache::default(),
-            cleaning: Mutex::new(()),
-            settling: PathLocks::default(),
+            cleaners: Cleaners::default(),
+            settling: Doors::new(1, usize::MAX),
             handed_out: HandedOut::default(),
             sync: sync::Queue::default(),
             _lock: lock,
@@ -132,7 +132,7 @@ impl Snapshotter {
     fn reconcile(&self) -> Result<()> {
         for store in self.stores.directories().map(str::to_owned).collect::<Vec<_>>() {
             let Ok(base) = self.stores.ready(&store, &self.meta, &self.features) else { continue };
-            let present = directories(&layout::snapshots(base))?;
+            let present = directories(&layout::snapshots(&base))?;
             self.collect_strays(&store, &present)?;
         }
         let mut rows = Vec::new();
@@ -294,11 +294,11 @@ fn refuse_older_database(
 ) -> Result<(), StartError> {
     for store in stores.directories() {
         let Ok(base) = stores.ready(store, meta, features) else { continue };
-        let newer = directories(&layout::snapshots(base))?.into_iter().filter(|id| *id > last);
+        let newer = directories(&layout::snapshots(&base))?.into_iter().filter(|id| *id > last);
         let mut newer: Vec<_> = newer.collect();
         newer.sort_unstable();
         for id in newer {
-            let directory = layout::snapshot(base, id);
+            let directory = layout::snapshot(&base, id);
             if holds_files(&directory)? {
                 let database = stores.root().join(FILE);
                 return Err(StartError::Older { database, last, directory });

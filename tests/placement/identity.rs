@@ -11,7 +11,7 @@ use std::time::Duration;
 use overstream_testkit::proto::snapshots::Info;
 use overstream_testkit::proto::types::Mount;
 use overstream_testkit::{
-    Client, Daemon, FsKind, LoopFs, Scratch, Stack, limit, mount, require_root, run,
+    Client, Daemon, FsKind, LoopFs, Scratch, Stack, limit, mount, require_root, run, wait_for,
 };
 use tonic::{Code, Status};
 
@@ -516,5 +516,46 @@ fn a_volume_that_hangs_holds_up_nobody_else() {
         drop(frozen);
         blocked.join().unwrap();
         assert!(writable(&answers.recv().unwrap().1.unwrap()).starts_with(hanging.path()));
+    });
+}
+
+/// SEMANTICS P12.
+#[test]
+fn a_volume_that_hangs_keeps_one_thread() {
+    with_volume(|_, volume, daemon| {
+        let client = &client(&daemon);
+        thread::scope(|scope| {
+            let frozen = volume.freeze();
+            let calls: Vec<_> = (0..40)
+                .map(|number| {
+                    let (key, container) = (format!("c{number}"), format!("app-{number}"));
+                    scope.spawn(move || {
+                        prepare(client, &key, &container).map_err(|error| (key, error))
+                    })
+                })
+                .collect();
+            let (waits, refused): (Vec<_>, Vec<_>) = {
+                let waiting = || calls.iter().filter(|call| !call.is_finished()).count();
+                wait_for("all but one call", Duration::from_secs(12), || waiting() == 1);
+                calls.into_iter().partition(|call| !call.is_finished())
+            };
+            for call in refused {
+                let (key, status) = call.join().unwrap().unwrap_err();
+                assert_eq!(status.code(), Code::Unavailable, "{status}");
+                assert!(status.message().contains("is it hung?"), "{status}");
+                assert_eq!(
+                    client.stat(&format!("k8s.io/7/{key}")).unwrap_err().code(),
+                    Code::NotFound
+                );
+            }
+            // containerd's garbage collection must not wait for the one that is left.
+            let pending = client.list(&["kind==active"]).unwrap().remove(0).name;
+            assert_eq!(client.remove(&pending).unwrap_err().code(), Code::Unavailable);
+            client.prepare("default/2/c", &layer(1), &[]).unwrap();
+            drop(frozen);
+            for call in waits {
+                assert!(writable(&call.join().unwrap().unwrap()).starts_with(volume.path()));
+            }
+        });
     });
 }

@@ -30,6 +30,16 @@ pub enum FsKind {
     Btrfs,
 }
 
+/// A file system that hangs: whoever writes to it waits, until this is dropped.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a LoopFs);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        run(Command::new("fsfreeze").arg("-u").arg(&self.0.path)).ok();
+    }
+}
+
 /// A mounted file system on a file of its own; its scratch directory unmounts it.
 #[derive(Debug)]
 pub struct LoopFs {
@@ -162,6 +172,13 @@ impl LoopFs {
         }
         // The next mount must not get a device that still holds the old image.
         sweep::detach_loops_below(&self.image);
+    }
+
+    /// Makes it hang: whoever writes waits, and cannot be killed. Its scratch directory thaws it, too.
+    #[track_caller]
+    pub fn freeze(&self) -> Frozen<'_> {
+        run(Command::new("fsfreeze").arg("-f").arg(&self.path)).ok();
+        Frozen(self)
     }
 
     /// Takes up all space, so that further writes fail with ENOSPC.
