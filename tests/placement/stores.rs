@@ -464,6 +464,7 @@ fn a_full_root_can_be_started_on() {
             client.prepare("default/3/c", &layer(1), &[]).unwrap();
             drop(client);
             daemon.stop();
+            fs::remove_dir_all(daemon.root()).unwrap();
         }
     });
 }
