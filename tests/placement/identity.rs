@@ -559,3 +559,51 @@ fn a_volume_that_hangs_keeps_one_thread() {
         });
     });
 }
+
+/// Makes the database refuse to record that a snapshot has a place, while `body` runs.
+fn with_refusing_database(daemon: &Daemon, body: impl FnOnce()) {
+    let database = rusqlite::Connection::open(daemon.root().join("metadata.db")).unwrap();
+    let trigger = "CREATE TRIGGER refuse BEFORE UPDATE OF placement ON snapshots
+                   WHEN NEW.placement = 'placed' BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    database.execute_batch(trigger).unwrap();
+    body();
+    database.execute_batch("DROP TRIGGER refuse").unwrap();
+}
+
+/// SEMANTICS D6.
+#[test]
+fn a_place_that_cannot_be_recorded_leaves_nothing_behind() {
+    with_volume(|scratch, volume, mut daemon| {
+        let store = scratch.dir("store");
+        let next = format!(
+            "otherwise = \"next\"\n[[rules]]\nstore = \"next\"\n\
+             [stores.next]\ntype = \"dir\"\npath = \"{}\"\n{TRUSTED}",
+            store.display()
+        );
+        daemon.set_config(&config(scratch, &next));
+        daemon.restart();
+        let client = client(&daemon);
+        let held = prepare(&client, "held", "held").unwrap();
+        fs::write(writable(&held).join("file"), "held").unwrap();
+        let owner = volume.join("overstream/held/overstream.json");
+        let held_by = fs::read(&owner).unwrap();
+        let used = || mount(&held, scratch.join("target")).unmount();
+        used();
+        with_refusing_database(&daemon, || {
+            // On a new upper, on one that is there, and where the volume is missing.
+            refused(&client, "new", Code::Internal, "refused");
+            refused(&client, "held", Code::Internal, "refused");
+            let labels = [(POD, "uid-2"), (CONTAINER, "app")];
+            let status = client.prepare("k8s.io/7/away", &layer(1), &labels).unwrap_err();
+            assert_eq!(status.code(), Code::Internal, "{status}");
+        });
+        let names = |path: &Path| path.read_dir().unwrap().count();
+        assert_eq!(names(&volume.join("overstream")), 1);
+        assert_eq!(names(&store.join("snapshots")), 0);
+        assert_eq!(fs::read(&owner).unwrap(), held_by);
+        assert_eq!(client.mounts("k8s.io/7/held").unwrap(), held);
+        used();
+        prepare(&client, "new", "new").unwrap();
+        assert!(writable(&prepare(&client, "later", "held").unwrap()).join("file").exists());
+    });
+}
