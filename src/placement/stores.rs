@@ -3,13 +3,14 @@
 //! A store of type `dir` carries a marker with its identity and that of the root it serves. A disk
 //! that is not mounted is then recognised by the marker's absence, instead of filling the disk below.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ pub(crate) struct Stores {
     volumes: BTreeMap<String, Regex>,
     calls: Doors,
     walks: Doors,
+    came: AtomicBool,
+    next_id: AtomicU64,
 }
 
 /// The directory of a store, for somebody inside.
@@ -60,6 +63,18 @@ impl Deref for Base<'_> {
 struct DirStore {
     path: PathBuf,
     ready: AtomicBool,
+    found: Mutex<Found>,
+}
+
+/// What lay in a store before this daemon used it.
+#[derive(Debug)]
+enum Found {
+    /// It has not been there yet.
+    Unseen,
+    /// Directories of these numbers, which nobody has looked after yet.
+    Before(HashSet<u64>),
+    /// That has been looked after.
+    Done,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,8 +91,8 @@ impl Stores {
         for (name, store) in configured {
             match &store.kind {
                 StoreKind::Dir(path) => {
-                    let store = DirStore { path: path.clone(), ready: AtomicBool::new(false) };
-                    dirs.insert(name.clone(), store);
+                    let (ready, found) = (AtomicBool::new(false), Mutex::new(Found::Unseen));
+                    dirs.insert(name.clone(), DirStore { path: path.clone(), ready, found });
                 }
                 StoreKind::Volume(pattern) => {
                     volumes.insert(name.clone(), pattern.clone());
@@ -85,7 +100,9 @@ impl Stores {
             }
         }
         let [calls, walks] = [CALLS, WALKS].map(|(each, all)| Doors::new(each, all));
-        Self { root: root.to_owned(), root_uuid: root_uuid.to_owned(), dirs, volumes, calls, walks }
+        let (came, next_id) = (AtomicBool::new(false), AtomicU64::new(1));
+        let (root, root_uuid) = (root.to_owned(), root_uuid.to_owned());
+        Self { root, root_uuid, dirs, volumes, calls, walks, came, next_id }
     }
 
     /// The layer store.
@@ -175,9 +192,54 @@ impl Stores {
         let store = self.dirs.get(name).ok_or_else(|| not_configured(name))?;
         if !store.ready.load(Ordering::Acquire) {
             self.open(name, store, meta, features)?;
+            self.note_found(store)?;
             store.ready.store(true, Ordering::Release);
         }
         Ok(&store.path)
+    }
+
+    /// Notes what is in a store before anybody adds to it, and never uses those numbers again.
+    fn note_found(&self, store: &DirStore) -> Result<()> {
+        let mut found = store.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*found, Found::Unseen) {
+            let before = directories(&layout::snapshots(&store.path))?;
+            self.use_up(before.iter().copied().max().unwrap_or(0));
+            *found = Found::Before(before);
+            self.came.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// True if a store came that nobody has looked after yet.
+    pub(crate) fn any_came(&self) -> bool {
+        self.came.load(Ordering::Acquire)
+    }
+
+    /// The stores that came, each once, with the numbers of what was in them.
+    pub(crate) fn take_came(&self) -> Vec<(String, HashSet<u64>)> {
+        self.came.store(false, Ordering::Release);
+        let take = |(name, store): (&String, &DirStore)| {
+            let mut found = store.found.lock().unwrap_or_else(PoisonError::into_inner);
+            match std::mem::replace(&mut *found, Found::Done) {
+                Found::Before(before) => Some((name.clone(), before)),
+                Found::Unseen => {
+                    *found = Found::Unseen;
+                    None
+                }
+                Found::Done => None,
+            }
+        };
+        self.dirs.iter().filter_map(take).collect()
+    }
+
+    /// A number that no snapshot ever had.
+    pub(crate) fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Never gives out this number, or a smaller one.
+    pub(crate) fn use_up(&self, id: u64) {
+        self.next_id.fetch_max(id + 1, Ordering::Relaxed);
     }
 
     /// The directory of a store whose disk is mounted at this moment: where a missing file must not
@@ -336,4 +398,23 @@ pub(crate) fn make_directory(path: &Path) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => other.at("create", path),
     }
+}
+
+/// Numbers of the directories (and links) in a store.
+pub(crate) fn directories(snapshots: &Path) -> Result<HashSet<u64>> {
+    let mut ids = HashSet::new();
+    for entry in fs::read_dir(snapshots).at("read", snapshots)? {
+        let name = entry.at("read", snapshots)?.file_name();
+        match name.to_str().and_then(layout::parse_id) {
+            Some(id) => {
+                ids.insert(id);
+            }
+            None => tracing::warn!(
+                directory = %snapshots.display(),
+                name = %name.to_string_lossy(),
+                "found something that Overstream did not put there; left alone"
+            ),
+        }
+    }
+    Ok(ids)
 }

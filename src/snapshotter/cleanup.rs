@@ -183,8 +183,7 @@ impl Snapshotter {
         match &garbage.volume_dir {
             Some(directory) => self.delete_on_volume(garbage.id, Path::new(directory), gets_on),
             None => {
-                let base =
-                    self.stores.present(&garbage.store, &self.meta, &self.features)?.to_owned();
+                let base = self.present(&garbage.store)?.to_owned();
                 let directory = layout::snapshot(&base, garbage.id);
                 tree::remove_slowly(&directory, gets_on).at("delete", &directory)?;
                 // A disk unmounted just now looks like one on which nothing is left to delete.
@@ -245,7 +244,7 @@ impl Snapshotter {
 
     /// Links a layer whose store came back after the start; true if it can be reached now.
     pub(super) fn relink(&self, layer: &Layer) -> bool {
-        let base = self.stores.ready(&layer.store, &self.meta, &self.features);
+        let base = self.ready(&layer.store);
         base.is_ok_and(|base| {
             let own = layout::snapshot(&base, layer.id);
             own.join(layout::FS).is_dir() && self.link(layer.id, &own).is_ok()

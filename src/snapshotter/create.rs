@@ -4,7 +4,6 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use super::{Snapshotter, without_empty};
 use crate::error::{Error, IoContext, Result};
@@ -99,7 +98,7 @@ impl Snapshotter {
 
     /// A number that no snapshot ever had.
     fn new_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+        self.stores.new_id()
     }
 
     /// Makes a new snapshot's directories; returns what to delete should recording it fail.
@@ -113,7 +112,7 @@ impl Snapshotter {
             return Ok(None);
         }
         let store = &plan.placement.store;
-        let base = self.stores.ready(store, &self.meta, &self.features)?;
+        let base = self.ready(store)?;
         // A number whose directory exists is a stray of a store that was away when we started.
         let directory = loop {
             let directory = layout::snapshot(&base, plan.id);

@@ -244,7 +244,7 @@ impl Snapshotter {
                 .map_or_else(|_| String::new(), |path| path.display().to_string()),
             ..StoreReport::default()
         };
-        let space = self.stores.ready(name, &self.meta, &self.features).and_then(|base| {
+        let space = self.ready(name).and_then(|base| {
             probe::space(&base).map_err(|error| Error::Unavailable(error.to_string()))
         });
         match space {

@@ -15,7 +15,6 @@ mod volatile;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 pub(crate) use create::New;
 pub(crate) use inspect::{Explanation, RetainedUpper, StoreReport};
@@ -31,7 +30,7 @@ use crate::metastore::{Commit, Layer, Metastore, Place, ROOT_STORE, Removal, Row
 use crate::mounts::{self, View};
 use crate::placement::Policy;
 use crate::placement::identity::Containers;
-use crate::placement::stores::Stores;
+use crate::placement::stores::{Base, Stores};
 use crate::probe::Features;
 use crate::snapshot::{Info, Kind, LABEL_UPPERDIR, Labels, Mount, Usage};
 use crate::usage::{self, Cancel, UsageCache};
@@ -45,7 +44,8 @@ pub(crate) struct Snapshotter {
     features: Features,
     containers: Box<dyn Containers>,
     options: Options,
-    next_id: AtomicU64,
+    /// The largest number in the database when it was opened.
+    last_id: u64,
     usage: UsageCache,
     cleaners: cleanup::Cleaners,
     /// Held while a pending snapshot is settled or removed, one per snapshot, and while an upper on a
@@ -297,6 +297,27 @@ impl Snapshotter {
                 .insert(LABEL_UPPERDIR.to_owned(), own.join(layout::FS).display().to_string());
         }
         info
+    }
+
+    /// The directory of a store that can be used, see `Stores::ready`.
+    fn ready(&self, store: &str) -> Result<Base<'_>> {
+        let base = self.stores.ready(store, &self.meta, &self.features)?;
+        self.look_after_stores();
+        Ok(base)
+    }
+
+    /// The directory of a store that is certainly there, see `Stores::present`.
+    fn present(&self, store: &str) -> Result<Base<'_>> {
+        let base = self.stores.present(store, &self.meta, &self.features)?;
+        self.look_after_stores();
+        Ok(base)
+    }
+
+    /// Has the background look after a store that has just come.
+    fn look_after_stores(&self) {
+        if self.stores.any_came() {
+            self.sync.wake();
+        }
     }
 
     /// Directory of a snapshot's own files.

@@ -120,7 +120,7 @@ impl Snapshotter {
                 chain.first().map_or("none", String::as_str),
             )));
         }
-        let base = self.stores.present(&retained.store, &self.meta, &self.features)?;
+        let base = self.present(&retained.store)?;
         let upper = layout::snapshot(&base, retained.id).join(layout::FS);
         if !upper.is_dir() {
             return Err(Error::DataLoss(format!("{described}: {} is not there", upper.display())));

@@ -234,7 +234,7 @@ impl Snapshotter {
     /// Settles a pending snapshot in the store of `placement`.
     fn settle_in_store(&self, mut row: Row, chain: &[Layer], placement: Placement) -> Result<Row> {
         let owner = self.owner_for(&row.info.labels, chain)?;
-        let base = self.stores.present(&placement.store, &self.meta, &self.features)?;
+        let base = self.present(&placement.store)?;
         let directory = layout::snapshot(&base, row.id);
         let settled = mend_snapshot(&directory, Kind::Active, owner).and_then(|()| {
             crate::crash::point("settle: directories made");

@@ -120,6 +120,7 @@ impl Snapshotter {
     pub(crate) fn run_sync(&self) {
         let mut retry = None;
         while self.sync.next(retry) {
+            self.reconcile_late();
             retry = (!self.sync_layers()).then_some(RETRY);
         }
     }

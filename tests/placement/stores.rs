@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use overstream_testkit::{
-    Client, Daemon, FsKind, LoopFs, Scratch, limit, mount, require_root, run,
+    Client, Daemon, FsKind, LoopFs, Scratch, limit, mount, require_root, run, wait_for,
 };
 use tonic::Code;
 
@@ -257,6 +257,41 @@ fn layers_of_a_store_that_comes_back_late_are_linked_again() {
         disk.remount();
         client(&daemon).prepare("default/2/c", &layer(1), &[]).unwrap();
         assert!(link.is_symlink());
+    });
+}
+
+/// SEMANTICS P5, D2.
+#[test]
+fn a_store_that_comes_back_late_is_mended_as_at_a_start() {
+    with_disk(|_, disk, mut daemon| {
+        daemon.start();
+        add_layer(&client(&daemon), 1, "");
+        client(&daemon).prepare("default/2/lost", &layer(1), &[]).unwrap();
+        daemon.kill();
+        let directory = |number: u64| disk.join("snapshots").join(number.to_string());
+        fs::remove_dir_all(directory(2)).unwrap();
+        for (stray, file) in [(1, true), (90, false), (91, true)] {
+            fs::create_dir_all(directory(stray).join("fs")).unwrap();
+            if file {
+                fs::write(directory(stray).join("fs/file"), "file").unwrap();
+            }
+        }
+        disk.unmount();
+        daemon.start();
+        let client = client(&daemon);
+        client.mounts("default/2/lost").unwrap_err();
+        disk.remount();
+        client.prepare("default/3/notices", &layer(1), &[]).unwrap();
+        let mounts = client.prepare("default/4/c", &layer(1), &[]).unwrap();
+        assert_eq!(writable(&mounts), directory(92).join("fs"), "a number was used again");
+        wait_for("the lost upper", Duration::from_secs(20), || {
+            client.mounts("default/2/lost").is_ok()
+        });
+        client.cleanup().unwrap();
+        // What a database from a backup may just not know is left to the next start.
+        for (number, is_there) in [(1, false), (2, true), (90, false), (91, true), (92, true)] {
+            assert_eq!(directory(number).exists(), is_there, "{number}");
+        }
     });
 }
 
