@@ -560,6 +560,39 @@ fn a_volume_that_hangs_keeps_one_thread() {
     });
 }
 
+/// SEMANTICS P5, P6.
+#[test]
+fn a_place_in_a_store_that_is_away_is_refused() {
+    with_volume(|scratch, _, mut daemon| {
+        let disk = LoopFs::new(scratch, "next", FsKind::Ext4, 16);
+        daemon.set_config(&config(scratch, &next_is(disk.path())));
+        daemon.restart();
+        let client = client(&daemon);
+        let away = |key: &str| {
+            let labels = [(POD, "uid-2"), (CONTAINER, "app")];
+            client.prepare(&format!("k8s.io/7/{key}"), &layer(1), &labels)
+        };
+        assert!(writable(&away("before").unwrap()).starts_with(disk.path()));
+        disk.unmount();
+        let status = away("without").unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert!(status.message().contains("is its disk mounted?"), "{status}");
+        assert_eq!(disk.path().read_dir().unwrap().count(), 0, "written below the mount point");
+        disk.remount();
+        away("without").unwrap();
+        assert_eq!(disk.join("snapshots").read_dir().unwrap().count(), 2);
+    });
+}
+
+/// Configuration that puts what has no volume into a store.
+fn next_is(store: &Path) -> String {
+    format!(
+        "otherwise = \"next\"\n[[rules]]\nstore = \"next\"\n\
+         [stores.next]\ntype = \"dir\"\npath = \"{}\"\n{TRUSTED}",
+        store.display()
+    )
+}
+
 /// Makes the database refuse to record that a snapshot has a place, while `body` runs.
 fn with_refusing_database(daemon: &Daemon, body: impl FnOnce()) {
     let database = rusqlite::Connection::open(daemon.root().join("metadata.db")).unwrap();
@@ -575,12 +608,7 @@ fn with_refusing_database(daemon: &Daemon, body: impl FnOnce()) {
 fn a_place_that_cannot_be_recorded_leaves_nothing_behind() {
     with_volume(|scratch, volume, mut daemon| {
         let store = scratch.dir("store");
-        let next = format!(
-            "otherwise = \"next\"\n[[rules]]\nstore = \"next\"\n\
-             [stores.next]\ntype = \"dir\"\npath = \"{}\"\n{TRUSTED}",
-            store.display()
-        );
-        daemon.set_config(&config(scratch, &next));
+        daemon.set_config(&config(scratch, &next_is(&store)));
         daemon.restart();
         let client = client(&daemon);
         let held = prepare(&client, "held", "held").unwrap();

@@ -356,6 +356,49 @@ fn a_file_system_that_cannot_hold_an_upper_is_refused() {
 
 /// SEMANTICS P5.
 #[test]
+fn fat_cannot_hold_an_upper() {
+    with_disk(|scratch, _, mut daemon| {
+        if !FsKind::Vfat.available() {
+            return;
+        }
+        let fat = LoopFs::new(scratch, "fat", FsKind::Vfat, 16);
+        daemon.set_config(&fast(fat.path()));
+        does_not_start(&mut daemon, "kernel overlayfs refuses an upper on this file system (vfat)");
+        assert_eq!(fat.path().read_dir().unwrap().count(), 0, "something was left there");
+        let mut root = Daemon::named(scratch, "root", BINARY).with_root(fat.join("root"));
+        does_not_start(&mut root, "refuses an upper on this file system (vfat)");
+    });
+}
+
+/// SEMANTICS P5. A tmpfs is as good as a disk until it goes.
+#[test]
+fn a_store_in_memory_is_missed_when_it_went() {
+    with_disk(|scratch, _, mut daemon| {
+        let memory = scratch.dir("memory");
+        let mount_memory = || {
+            let mut command = Command::new("mount");
+            run(command.args(["-t", "tmpfs", "tmpfs"]).arg(&memory)).ok();
+        };
+        mount_memory();
+        daemon.set_config(&fast(&memory));
+        daemon.start();
+        let mut client = client(&daemon);
+        add_layer(&client, 1, "");
+        let mounts = client.prepare("default/2/c", &layer(1), &[]).unwrap();
+        mount(&mounts, scratch.join("target")).unmount();
+        run(Command::new("umount").arg(&memory)).ok();
+        mount_memory();
+        client = restart(&mut daemon, client);
+        refused(&client, Code::Unavailable, "its marker .overstream-store is missing");
+        let status = client.mounts("default/2/c").unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert_eq!(memory.read_dir().unwrap().count(), 0);
+        client.remove("default/2/c").unwrap();
+    });
+}
+
+/// SEMANTICS P5.
+#[test]
 fn a_store_of_another_root_is_refused() {
     with_disk(|scratch, disk, mut daemon| {
         daemon.start();
