@@ -1,7 +1,7 @@
 //! A disk that hangs: its own calls wait or are refused, and nobody else's.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,19 +14,32 @@ use super::{BINARY, add_layer, client, layer, writable};
 const NOTICED: Duration = Duration::from_secs(7);
 /// What a call takes that nothing holds up, on a busy host.
 const PROMPT: Duration = Duration::from_secs(3);
+/// Longest time until a layer is synced by a disk that does not hang.
+const SYNCED: Duration = Duration::from_secs(40);
 
-/// Runs a body with a disk that can hang, and a daemon with a store there and one elsewhere.
-fn with_stores(top: &'static str, body: fn(&LoopFs, &Path, &Daemon)) {
+/// A daemon with a store on a disk that can hang, and one on a disk that cannot.
+struct World {
+    /// Holds the image of `disk`.
+    below: LoopFs,
+    disk: LoopFs,
+    sound: PathBuf,
+    daemon: Daemon,
+}
+
+/// Runs a body with the stores `hung` and `sound`, for namespaces of the same names.
+fn with_stores(top: &'static str, body: fn(&World)) {
     limit(Duration::from_secs(120), move || {
         if !require_root() || !FsKind::Ext4.available() {
             return;
         }
         let scratch = Scratch::new();
-        let disk = LoopFs::new(&scratch, "disk", FsKind::Ext4, 16);
+        let below = LoopFs::new(&scratch, "below", FsKind::Ext4, 64);
+        let disk = LoopFs::new(&scratch, "below/disk", FsKind::Ext4, 16);
         let sound = scratch.dir("sound");
         let store = |name: &str, path: &Path| {
             format!(
-                "[stores.{name}]\ntype = \"dir\"\npath = \"{}\"\n[[rules]]\nnamespace = \"{name}\"\nstore = \"{name}\"\n",
+                "[stores.{name}]\ntype = \"dir\"\npath = \"{}\"\n\
+                 [[rules]]\nnamespace = \"{name}\"\nstore = \"{name}\"\n",
                 path.display()
             )
         };
@@ -34,7 +47,7 @@ fn with_stores(top: &'static str, body: fn(&LoopFs, &Path, &Daemon)) {
         let mut daemon = Daemon::new(&scratch, BINARY).with_config(&config);
         daemon.start();
         add_layer(&client(&daemon), 1, "");
-        body(&disk, &sound, &daemon);
+        body(&World { below, disk, sound, daemon });
     });
 }
 
@@ -80,7 +93,7 @@ fn is_refused<T: std::fmt::Debug>(answer: Result<T, Status>) {
 /// SEMANTICS P12.
 #[test]
 fn a_store_that_hangs_does_not_hold_up_the_others() {
-    with_stores("", |disk, sound, daemon| {
+    with_stores("", |World { disk, sound, daemon, .. }| {
         let client = &client(daemon);
         filled(client, "hung/1/used");
         filled(client, "hung/2/gone");
@@ -115,7 +128,7 @@ fn a_store_that_hangs_does_not_hold_up_the_others() {
 /// SEMANTICS P12.
 #[test]
 fn synchronous_removal_does_not_wait_for_a_store_that_hangs() {
-    with_stores("sync_remove = true\n", |disk, sound, daemon| {
+    with_stores("sync_remove = true\n", |World { disk, sound, daemon, .. }| {
         let client = client(daemon);
         for key in ["hung/1/gone", "hung/2/gone", "sound/1/gone", "default/1/gone"] {
             filled(&client, key);
@@ -132,5 +145,51 @@ fn synchronous_removal_does_not_wait_for_a_store_that_hangs() {
         drop(frozen);
         client.cleanup().unwrap();
         assert_eq!(entries(disk.path()), 0);
+    });
+}
+
+/// Keys of the committed layers that are not known to be on disk.
+fn unsynced(daemon: &Daemon) -> Vec<String> {
+    let database = rusqlite::Connection::open(daemon.root().join("metadata.db")).unwrap();
+    let query = "SELECT key FROM snapshots WHERE unsynced_boot IS NOT NULL ORDER BY key";
+    let mut statement = database.prepare(query).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Commits a layer in the store that hangs and one in the root, and waits for the latter to be synced.
+fn commit_both(client: &Client, daemon: &Daemon, hang: impl FnOnce()) {
+    filled(client, "hung/1/c");
+    filled(client, "default/1/c");
+    client.commit("hung/2/layer", "hung/1/c", &[]).unwrap();
+    hang();
+    client.commit("default/2/layer", "default/1/c", &[]).unwrap();
+    wait_for("the root to be synced", SYNCED, || unsynced(daemon) == ["hung/2/layer"]);
+}
+
+/// SEMANTICS P12. A disk hangs at a sync when the one below it does.
+#[test]
+fn a_disk_that_hangs_does_not_keep_others_from_being_synced() {
+    with_stores("", |World { below, daemon, .. }| {
+        let client = client(daemon);
+        let mut frozen = None;
+        commit_both(&client, daemon, || frozen = Some(below.freeze()));
+        // Once more, while the first sync hangs.
+        filled(&client, "default/3/c");
+        client.commit("default/4/layer", "default/3/c", &[]).unwrap();
+        wait_for("the root to be synced again", SYNCED, || unsynced(daemon) == ["hung/2/layer"]);
+        drop(frozen);
+        wait_for("the other disk to be synced", SYNCED, || unsynced(daemon).is_empty());
+    });
+}
+
+#[test]
+fn a_disk_that_is_away_does_not_keep_others_from_being_synced() {
+    with_stores("", |World { disk, daemon, .. }| {
+        let client = client(daemon);
+        commit_both(&client, daemon, || disk.unmount());
+        disk.remount();
+        filled(&client, "default/3/c");
+        client.commit("default/4/layer", "default/3/c", &[]).unwrap();
+        wait_for("the other disk to be synced", SYNCED, || unsynced(daemon).is_empty());
     });
 }
