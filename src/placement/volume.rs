@@ -42,6 +42,8 @@ pub(crate) enum NoVolume {
     None(String),
     /// Several mounts match; any choice would be a guess.
     Several(Vec<PathBuf>),
+    /// The one that matches cannot be written to.
+    ReadOnly(PathBuf),
 }
 
 impl std::fmt::Display for NoVolume {
@@ -54,6 +56,7 @@ impl std::fmt::Display for NoVolume {
                 write!(f, "no mount of this host matches the store's pattern with {wanted}")
             }
             Self::Several(paths) => write!(f, "several mounts match: {paths:?}"),
+            Self::ReadOnly(path) => write!(f, "{} is mounted read-only", path.display()),
         }
     }
 }
@@ -89,6 +92,15 @@ pub(crate) fn find(
     paths.sort_unstable();
     paths.dedup();
     match paths.as_slice() {
+        // Of mounts on top of each other the last is the one in sight.
+        [one]
+            if mounts
+                .iter()
+                .rfind(|mount| mount.path == **one)
+                .is_some_and(|top| top.read_only) =>
+        {
+            Err(NoVolume::ReadOnly((*one).to_owned()))
+        }
         [one] => Ok(Found { mount: (*one).to_owned(), subdirectory }),
         [] => {
             let wanted: Vec<_> =

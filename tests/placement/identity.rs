@@ -450,7 +450,7 @@ fn a_volume_that_cannot_be_written_is_reported() {
     with_volume(|scratch, volume, daemon| {
         let client = client(&daemon);
         volume.remount_readonly();
-        assert_ne!(prepare(&client, "refused", "app").unwrap_err().code(), Code::Internal);
+        refused(&client, "app", Code::FailedPrecondition, "is mounted read-only");
         volume.remount_writable();
         volume.fill();
         refused(&client, "app", Code::ResourceExhausted, "No space left");
@@ -473,22 +473,6 @@ fn identity_labels_need_permission() {
     });
 }
 
-/// Stops all writes to a file system until this is dropped.
-struct Frozen<'a>(&'a LoopFs);
-
-impl<'a> Frozen<'a> {
-    fn new(volume: &'a LoopFs) -> Self {
-        run(Command::new("fsfreeze").arg("-f").arg(volume.path())).ok();
-        Self(volume)
-    }
-}
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        run(Command::new("fsfreeze").arg("-u").arg(self.0.path()));
-    }
-}
-
 /// SEMANTICS P11.
 #[test]
 fn a_volume_that_hangs_holds_up_nobody_else() {
@@ -504,7 +488,7 @@ fn a_volume_that_hangs_holds_up_nobody_else() {
                 sender.send((pod, client.prepare(&key, &layer(1), &labels))).ok();
             })
         };
-        let frozen = Frozen::new(hanging);
+        let frozen = hanging.freeze();
         let blocked = ask("uid-1");
         // Long enough for the first to be in the middle of it.
         assert!(answers.recv_timeout(Duration::from_millis(300)).is_err());
