@@ -5,7 +5,7 @@
 #
 #   containerd   containerd, runc and a static busybox to build images from
 #   registry     an image registry
-#   fs           programs for xfs and btrfs
+#   fs           programs for xfs, btrfs and FAT
 set -eu
 
 fail() {
@@ -18,7 +18,7 @@ packages() {
 	case $1 in
 	containerd) echo containerd runc busybox-static ;;
 	registry) echo docker-registry ;;
-	fs) echo xfsprogs btrfs-progs ;;
+	fs) echo xfsprogs btrfs-progs dosfstools ;;
 	*) fail "no such group: $1 (there are: containerd registry fs)" ;;
 	esac
 }

@@ -1,5 +1,7 @@
 //! The service behind `overstream ls`, `mounts`, `usage` and `retained`: decode, call, one reply.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status};
 
 use crate::grpc::call::Server;
@@ -55,7 +57,7 @@ impl Control for Server {
         let wire::ListRetainedRequest { sizes } = request.into_inner();
         let call = self.call("control.ListRetained", "", "", "");
         let cancel = call.cancel();
-        let list = move |snapshots: &Snapshotter| {
+        let list = move |snapshots: &Arc<Snapshotter>| {
             if sizes { snapshots.retained_with_sizes(&cancel) } else { snapshots.retained() }
         };
         let found = call.run(list).await?;

@@ -12,8 +12,6 @@ use crate::error::{IoContext, Result};
 pub(crate) struct MountPoint {
     /// Number of the mount.
     pub id: u64,
-    /// `major:minor` of its file system.
-    pub device: String,
     /// Where it is mounted.
     pub path: PathBuf,
     /// Type of its file system.
@@ -33,15 +31,14 @@ pub(crate) fn read() -> Result<Vec<MountPoint>> {
 fn parse(line: &[u8]) -> Option<MountPoint> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = text(fields.next()?).parse().ok()?;
-    let device = text(fields.nth(1)?);
-    let path = unescape(fields.nth(1)?);
+    let path = unescape(fields.nth(3)?);
     let options = text(fields.next()?);
     let mut after = fields.skip_while(|field| *field != b"-").skip(1);
     let fs_type = text(after.next()?);
     let super_options = text(after.nth(1).unwrap_or_default());
     let read_only =
         [&options, &super_options].iter().any(|list| list.split(',').any(|option| option == "ro"));
-    Some(MountPoint { id, device, path, fs_type, read_only })
+    Some(MountPoint { id, path, fs_type, read_only })
 }
 
 fn text(field: &[u8]) -> String {
@@ -83,7 +80,7 @@ mod tests {
     fn fields_are_read_and_unescaped() {
         let line = br"36 35 98:0 /mnt1 /a\040b\134c\011d rw,noatime master:1 shared:2 - ext3 /dev/root ro,errors=continue";
         let mount = parse(line).unwrap();
-        assert_eq!((mount.id, mount.device.as_str(), mount.fs_type.as_str()), (36, "98:0", "ext3"));
+        assert_eq!((mount.id, mount.fs_type.as_str()), (36, "ext3"));
         assert_eq!(mount.path, Path::new("/a b\\c\td"));
         assert!(mount.read_only);
         let bare = parse(b"1 0 0:1 / / rw - tmpfs none rw").unwrap();

@@ -15,7 +15,7 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 
-use crate::locks::PathLocks;
+use crate::doors::Doors;
 
 /// What holds for the whole host, as found at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ fn try_in(
     options: &[String],
     explain: impl Fn(&Refusal) -> String,
 ) -> Result<(), String> {
-    static ONE_AT_A_TIME: LazyLock<PathLocks> = LazyLock::new(PathLocks::default);
+    static ONE_AT_A_TIME: LazyLock<Doors> = LazyLock::new(|| Doors::new(1, usize::MAX));
     let top = open_directory(directory)
         .map_err(|error| format!("cannot open {}: {error}", directory.display()))?;
     let name = format!(".overstream-probe-{owner}");
@@ -149,29 +149,27 @@ fn try_in(
         crate::tree::remove_at(top.as_fd(), &name)
             .map_err(|error| format!("cannot delete {}: {error}", trial.display()))
     };
-    ONE_AT_A_TIME.hold(&trial, || {
-        remove()?;
-        let result = match try_upper(&top, &name, options) {
-            Ok(()) => Ok(()),
-            Err(failure) => {
-                let (error, problem) = match failure {
-                    Failure::Directory(error) => (
-                        error,
-                        format!("cannot create a directory in {}: {error}", trial.display()),
-                    ),
-                    Failure::Mount(refusal) => (refusal.error, explain(&refusal)),
-                };
-                if is_full(error) {
-                    tracing::warn!(problem, "no space to find out whether an upper can lie there");
-                    Ok(())
-                } else {
-                    Err(problem)
+    let _alone = ONE_AT_A_TIME.enter(&trial).map_err(|stuck| stuck.to_string())?;
+    remove()?;
+    let result = match try_upper(&top, &name, options) {
+        Ok(()) => Ok(()),
+        Err(failure) => {
+            let (error, problem) = match failure {
+                Failure::Directory(error) => {
+                    (error, format!("cannot create a directory in {}: {error}", trial.display()))
                 }
+                Failure::Mount(refusal) => (refusal.error, explain(&refusal)),
+            };
+            if is_full(error) {
+                tracing::warn!(problem, "no space to find out whether an upper can lie there");
+                Ok(())
+            } else {
+                Err(problem)
             }
-        };
-        let removed = remove();
-        result.and(removed)
-    })
+        }
+    };
+    let removed = remove();
+    result.and(removed)
 }
 
 fn is_full(error: Errno) -> bool {

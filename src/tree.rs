@@ -153,25 +153,33 @@ fn identity(stat: &Stat) -> (u64, u64) {
 
 /// Deletes a directory and everything below it; nothing to do if it does not exist.
 pub(crate) fn remove(directory: &Path) -> io::Result<()> {
+    remove_slowly(directory, &|| ())
+}
+
+/// The same for a tree that may be large; tells whenever it has got on.
+pub(crate) fn remove_slowly(directory: &Path, gets_on: &dyn Fn()) -> io::Result<()> {
     let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a directory below another"));
     };
     let name = CString::new(name.as_encoded_bytes())?;
     match fs::open(parent, DIRECTORY, Mode::empty()) {
         Err(Errno::NOENT) => Ok(()),
-        parent => walk(parent?.as_fd(), &name, &mut Remover),
+        parent => walk(parent?.as_fd(), &name, &mut Remover { gets_on }),
     }
 }
 
 /// Deletes the directory `name` of `parent` and everything below it; leaves alone what is none.
 pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    walk(parent, &CString::new(name)?, &mut Remover)
+    walk(parent, &CString::new(name)?, &mut Remover { gets_on: &|| () })
 }
 
-struct Remover;
+struct Remover<'a> {
+    gets_on: &'a dyn Fn(),
+}
 
-impl Visitor for Remover {
+impl Visitor for Remover<'_> {
     fn file(&mut self, parent: BorrowedFd<'_>, name: &CStr, _: &Stat) -> io::Result<()> {
+        (self.gets_on)();
         vanished_is_fine(fs::unlinkat(parent, name, AtFlags::empty()))?;
         crate::crash::point("delete: file deleted");
         Ok(())

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, Stat};
 
+use crate::doors::Inside;
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
 use crate::snapshot::Usage;
@@ -40,11 +41,11 @@ impl Cancel {
     }
 }
 
-/// Walks the `fs` of the snapshot directory `own` now.
-pub(crate) fn measure(own: &Path, cancel: &Cancel) -> Result<Usage> {
+/// Walks the `fs` of the snapshot directory `own` now, for somebody inside its store.
+pub(crate) fn measure(own: &Path, cancel: &Cancel, inside: &Inside<'_>) -> Result<Usage> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let parent = rustix::fs::open(own, flags, Mode::empty()).at("open", own)?;
-    let mut counter = Counter { usage: Usage::default(), linked: HashSet::new(), cancel };
+    let mut counter = Counter { usage: Usage::default(), linked: HashSet::new(), cancel, inside };
     let name = std::ffi::CString::new(layout::FS).unwrap_or_default();
     match tree::walk(parent.as_fd(), &name, &mut counter) {
         Err(_) if cancel.is_cancelled() => Err(Error::Cancelled),
@@ -57,10 +58,12 @@ struct Counter<'a> {
     /// Files with several links that were counted.
     linked: HashSet<(u64, u64)>,
     cancel: &'a Cancel,
+    inside: &'a Inside<'a>,
 }
 
 impl Counter<'_> {
     fn go_on(&self) -> io::Result<()> {
+        self.inside.get_on();
         if self.cancel.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
 
@@ -103,7 +106,13 @@ struct Measured {
 
 impl UsageCache {
     /// Usage of an active snapshot; calls for the same one share a walk.
-    pub(crate) fn active(&self, id: u64, own: &Path, cancel: &Cancel) -> Result<Usage> {
+    pub(crate) fn active(
+        &self,
+        id: u64,
+        own: &Path,
+        cancel: &Cancel,
+        inside: &Inside<'_>,
+    ) -> Result<Usage> {
         let entry = Arc::clone(lock(&self.0).entry(id).or_default());
         let mut measured = lock(&entry);
         if let Some(known) = *measured
@@ -112,7 +121,7 @@ impl UsageCache {
             return Ok(known.usage);
         }
         let started = Instant::now();
-        let usage = measure(own, cancel)?;
+        let usage = measure(own, cancel, inside)?;
         let took = started.elapsed();
         *measured = (took > QUICK).then(|| Measured { usage, finished: Instant::now(), took });
         if measured.is_none() {
@@ -140,11 +149,11 @@ mod tests {
         let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
         let fs = scratch.path().join("fs");
         std::fs::create_dir_all(fs.join("d")).unwrap();
-        let empty = measure(scratch.path(), &Cancel::default()).unwrap();
+        let empty = measure(scratch.path(), &Cancel::default(), &Inside::nowhere()).unwrap();
         assert_eq!(empty.inodes, 2);
         std::fs::write(fs.join("a"), vec![1; 8192]).unwrap();
         std::fs::hard_link(fs.join("a"), fs.join("d/b")).unwrap();
-        let linked = measure(scratch.path(), &Cancel::default()).unwrap();
+        let linked = measure(scratch.path(), &Cancel::default(), &Inside::nowhere()).unwrap();
         assert_eq!((linked.inodes, linked.bytes), (3, empty.bytes + 8192));
     }
 
@@ -159,7 +168,7 @@ mod tests {
             let finished = Instant::now().checked_sub(ago).unwrap();
             *lock(lock(&cache.0).entry(1).or_default()) =
                 Some(Measured { usage: known, finished, took });
-            cache.active(1, scratch.path(), &Cancel::default()).unwrap()
+            cache.active(1, scratch.path(), &Cancel::default(), &Inside::nowhere()).unwrap()
         };
         let second = Duration::from_secs(1);
         assert_eq!(walked(8 * second, second), known);
@@ -175,7 +184,8 @@ mod tests {
         let top = std::fs::File::open(scratch.path()).unwrap();
         let cancel = Cancel::default();
         let (usage, linked) = (Usage::default(), HashSet::new());
-        let mut counter = Counter { usage, linked, cancel: &cancel };
+        let inside = &Inside::nowhere();
+        let mut counter = Counter { usage, linked, cancel: &cancel, inside };
         counter.file(top.as_fd(), c"file", &stat).unwrap();
         cancel.cancel();
         counter.file(top.as_fd(), c"file", &stat).unwrap_err();
@@ -187,6 +197,9 @@ mod tests {
         std::fs::create_dir(scratch.path().join("fs")).unwrap();
         let cancel = Cancel::default();
         cancel.cancel();
-        assert!(matches!(measure(scratch.path(), &cancel), Err(Error::Cancelled)));
+        assert!(matches!(
+            measure(scratch.path(), &cancel, &Inside::nowhere()),
+            Err(Error::Cancelled)
+        ));
     }
 }

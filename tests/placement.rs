@@ -8,6 +8,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "placement/hung.rs"]
+mod hung;
 #[path = "placement/identity.rs"]
 mod identity;
 #[path = "placement/pods.rs"]

@@ -106,7 +106,7 @@ impl Call {
     /// that disk no call has an answer anyway.
     pub(crate) fn attempt<T>(
         &self,
-        work: impl FnOnce(&Snapshotter) -> Result<Option<T>>,
+        work: impl FnOnce(&Arc<Snapshotter>) -> Result<Option<T>>,
     ) -> Result<Option<T>, Status> {
         let Self { server, method, span, .. } = self;
         let _entered = span.enter();
@@ -124,7 +124,7 @@ impl Call {
     /// Runs `work` on a thread that may block; it goes on if the client does not wait for it.
     pub(crate) async fn run<T: Send + 'static>(
         self,
-        work: impl FnOnce(&Snapshotter) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Arc<Snapshotter>) -> Result<T> + Send + 'static,
     ) -> Result<T, Status> {
         let Self { server, method, span, cancel, under_way } = self;
         let _cancel_if_dropped = CancelOnDrop(cancel);

@@ -5,6 +5,8 @@ pub(crate) mod convert;
 pub(crate) mod socket;
 mod status;
 
+use std::sync::Arc;
+
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -81,7 +83,7 @@ impl Snapshots for Server {
         let labels = convert::labels(labels);
         let call = self.call("Commit", &snapshotter, &key, &namespace);
         let cancel = call.cancel();
-        let commit = move |snapshots: &Snapshotter| {
+        let commit = move |snapshots: &Arc<Snapshotter>| {
             snapshots.commit(&snapshotter, &key, &name, &labels, &parent, &cancel)
         };
         call.run(commit).await.map(Response::new)
@@ -157,7 +159,7 @@ impl Snapshots for Server {
         let namespace = namespace_of(&request);
         let wire::CleanupRequest { snapshotter } = request.into_inner();
         let call = self.call("Cleanup", &snapshotter, "", &namespace);
-        let cleanup = |snapshots: &Snapshotter| {
+        let cleanup = |snapshots: &Arc<Snapshotter>| {
             snapshots.cleanup();
             Ok(())
         };

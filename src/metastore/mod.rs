@@ -38,27 +38,26 @@ pub(crate) struct Metastore {
     readers: Mutex<Vec<Connection>>,
     writer: Mutex<Connection>,
     pace: Pace,
-    /// Last of all, see `open::reserve`.
+    /// After the connections, see `open::reserve`.
     _index: File,
+    /// Last of all: takes the space that the others give back.
+    _ballast: open::Ballast,
 }
 
 impl Metastore {
     /// Opens the database below `root`, creating it where no snapshots exist yet.
     pub(crate) fn open(root: &Path) -> Result<Self, OpenError> {
         let path = root.join(FILE);
-        let writer = open::open(root)?;
-        // The first access makes the log and its index.
-        writer
-            .query_row("SELECT count(*) FROM node", [], |_| Ok(()))
-            .map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
-        let index =
-            open::reserve(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        let io = |source| OpenError::Io { path: path.clone(), source };
+        let (writer, ballast) = open::open(root)?;
+        let index = open::reserve(&path).map_err(io)?;
         Ok(Self {
             path,
             readers: Mutex::new(Vec::new()),
             writer: Mutex::new(writer),
             pace: Pace::default(),
             _index: index,
+            _ballast: ballast,
         })
     }
 

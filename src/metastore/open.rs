@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FallocateFlags, IFlags};
 
@@ -89,11 +90,74 @@ pub(crate) enum OpenError {
     },
 }
 
+/// Keeps the space of the log and its index while nobody serves the root, and so has no log.
+///
+/// Whoever opens the database can then do so on a disk that was filled meanwhile, to make room.
+#[derive(Debug)]
+pub(super) struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Gives the space back; it is kept again when this is dropped, which must be after the connections.
+    pub(super) fn lift(database: &Path) -> std::io::Result<Self> {
+        let path = database.with_extension("db-ballast");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(Self(path)),
+        }
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.0);
+        let kept = made.and_then(|file| {
+            Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, LOG_RESERVE + 4 * INDEX)?)
+        });
+        if let Err(error) = kept {
+            tracing::debug!(%error, "cannot keep space for the next start");
+        }
+    }
+}
+
 /// Opens the database below `root`, creating or migrating it where that is safe.
-pub(super) fn open(root: &Path) -> Result<Connection, OpenError> {
+pub(super) fn open(root: &Path) -> Result<(Connection, Ballast), OpenError> {
+    let path = root.join(FILE);
+    let lift =
+        || Ballast::lift(&path).map_err(|source| OpenError::Io { path: path.clone(), source });
+    match open_once(root) {
+        // What is refused is left as it is; this may be for lack of space.
+        Err(OpenError::Sqlite { .. }) => {
+            let ballast = lift()?;
+            drop_stub(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+            sync(root).map_err(|source| OpenError::Io { path: root.to_owned(), source })?;
+            Ok((open_once(root)?, ballast))
+        }
+        opened => Ok((opened?, lift()?)),
+    }
+}
+
+/// Empties an index that SQLite cut to a stub and then found no space to make anew.
+///
+/// On btrfs the stub keeps the space of the whole. Of an index that somebody uses more is left.
+fn drop_stub(path: &Path) -> std::io::Result<()> {
+    match OpenOptions::new().write(true).open(path.with_extension("db-shm")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        index => {
+            let index = index?;
+            if index.metadata()?.len() < INDEX { index.set_len(0) } else { Ok(()) }
+        }
+    }
+}
+
+/// Makes space usable that was freed just now: on btrfs nobody gets it before.
+fn sync(root: &Path) -> std::io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(root)?)?)
+}
+
+fn open_once(root: &Path) -> Result<Connection, OpenError> {
     let path = root.join(FILE);
     create_if_unused(root, &path)?;
-    let version = look(&path)?;
+    let (version, _look) = look(&path)?;
     if version == 0 {
         // A copy made without its write-ahead log looks like this, too.
         refuse_if_used(root, &path)?;
@@ -104,6 +168,8 @@ pub(super) fn open(root: &Path) -> Result<Connection, OpenError> {
     connection.pragma_update(None, "journal_mode", "WAL").map_err(write_error)?;
     crate::crash::point("start: write-ahead log on");
     schema::migrate(&mut connection, version).map_err(write_error)?;
+    // The first access makes the log and its index.
+    connection.query_row("SELECT count(*) FROM node", [], |_| Ok(())).map_err(write_error)?;
     Ok(connection)
 }
 
@@ -138,9 +204,12 @@ pub(super) fn reserve(path: &Path) -> std::io::Result<File> {
     let open = |extension| OpenOptions::new().write(true).open(path.with_extension(extension));
     let log = open("db-wal")?;
     let index = open("db-shm")?;
-    let reserved = rustix::fs::fallocate(&index, FallocateFlags::empty(), 0, INDEX)
-        .and_then(|()| rustix::fs::fallocate(&log, FallocateFlags::KEEP_SIZE, 0, LOG_RESERVE));
-    if let Err(error) = reserved {
+    let reserve = || -> std::io::Result<()> {
+        rustix::fs::fallocate(&index, FallocateFlags::empty(), 0, INDEX)?;
+        Ok(rustix::fs::fallocate(&log, FallocateFlags::KEEP_SIZE, 0, LOG_RESERVE)?)
+    };
+    let root = path.parent().unwrap_or(path);
+    if let Err(error) = reserve().or_else(|_| sync(root).and_then(|()| reserve())) {
         tracing::warn!(%error, "cannot reserve space for the database's log: on a full disk, removing may fail");
     }
     Ok(index)
@@ -159,6 +228,8 @@ pub(super) fn connect(path: &Path, read_only: bool) -> rusqlite::Result<Connecti
     connection.pragma_update(None, "foreign_keys", true)?;
     // 512 KiB per connection: the rows of ten thousand snapshots stay in the page cache anyway.
     connection.pragma_update(None, "cache_size", -512)?;
+    // With STAT4, which the bundled SQLite has, a statement is otherwise prepared anew for every value.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(48);
     Ok(connection)
 }
@@ -195,13 +266,16 @@ fn refuse_if_used(root: &Path, path: &Path) -> Result<(), OpenError> {
 }
 
 /// Returns the database's version, or refuses it without having written to it.
-fn look(path: &Path) -> Result<usize, OpenError> {
+///
+/// Also what keeps the log's index as it is now: the first to open it makes it anew, with new space.
+fn look(path: &Path) -> Result<(usize, Option<Connection>), OpenError> {
     // A connection that may write would fold a dead daemon's log into a database that is refused; one
     // that may not leaves files behind where there is no log.
     let log = path.with_extension("db-wal");
     let read_only = fs::metadata(log).is_ok_and(|log| log.len() > 0);
     let connection = connect(path, read_only).map_err(|error| explain(path, error))?;
-    check(path, &connection)
+    let version = check(path, &connection)?;
+    Ok((version, read_only.then_some(connection)))
 }
 
 fn check(path: &Path, connection: &Connection) -> Result<usize, OpenError> {

@@ -3,17 +3,20 @@
 //! A store of type `dir` carries a marker with its identity and that of the root it serves. A disk
 //! that is not mounted is then recognised by the marker's absence, instead of filling the disk below.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Store, StoreKind};
+use crate::doors::{Doors, Inside};
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
 use crate::metastore::{Metastore, ROOT_STORE};
@@ -22,6 +25,12 @@ use crate::probe::{self, Features};
 /// Name of the marker in a store's directory.
 const MARKER: &str = ".overstream-store";
 
+/// Most calls in one store or volume, and in all but the root: calls for the root find a thread, whatever
+/// else hangs.
+const CALLS: (usize, usize) = (8, 16);
+/// The same for walks, which take long on a sound disk, too.
+const WALKS: (usize, usize) = (4, 8);
+
 /// All places where files of snapshots can lie.
 #[derive(Debug)]
 pub(crate) struct Stores {
@@ -29,12 +38,43 @@ pub(crate) struct Stores {
     root_uuid: String,
     dirs: BTreeMap<String, DirStore>,
     volumes: BTreeMap<String, Regex>,
+    calls: Doors,
+    walks: Doors,
+    came: AtomicBool,
+    next_id: AtomicU64,
+}
+
+/// The directory of a store, for somebody inside.
+#[derive(Debug)]
+pub(crate) struct Base<'a> {
+    path: &'a Path,
+    _inside: Inside<'a>,
+}
+
+impl Deref for Base<'_> {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        self.path
+    }
 }
 
 #[derive(Debug)]
 struct DirStore {
     path: PathBuf,
     ready: AtomicBool,
+    found: Mutex<Found>,
+}
+
+/// What lay in a store before this daemon used it.
+#[derive(Debug)]
+enum Found {
+    /// It has not been there yet.
+    Unseen,
+    /// Directories of these numbers, which nobody has looked after yet.
+    Before(HashSet<u64>),
+    /// That has been looked after.
+    Done,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,15 +91,18 @@ impl Stores {
         for (name, store) in configured {
             match &store.kind {
                 StoreKind::Dir(path) => {
-                    let store = DirStore { path: path.clone(), ready: AtomicBool::new(false) };
-                    dirs.insert(name.clone(), store);
+                    let (ready, found) = (AtomicBool::new(false), Mutex::new(Found::Unseen));
+                    dirs.insert(name.clone(), DirStore { path: path.clone(), ready, found });
                 }
                 StoreKind::Volume(pattern) => {
                     volumes.insert(name.clone(), pattern.clone());
                 }
             }
         }
-        Self { root: root.to_owned(), root_uuid: root_uuid.to_owned(), dirs, volumes }
+        let [calls, walks] = [CALLS, WALKS].map(|(each, all)| Doors::new(each, all));
+        let (came, next_id) = (AtomicBool::new(false), AtomicU64::new(1));
+        let (root, root_uuid) = (root.to_owned(), root_uuid.to_owned());
+        Self { root, root_uuid, dirs, volumes, calls, walks, came, next_id }
     }
 
     /// The layer store.
@@ -100,19 +143,103 @@ impl Stores {
         self.dirs.get(name).map(|store| store.path.as_path()).ok_or_else(|| not_configured(name))
     }
 
+    /// Enters the disk of `directory`, a snapshot's in a store; refused if calls there do not come back.
+    pub(crate) fn enter(&self, name: &str, directory: &Path) -> Result<Inside<'_>> {
+        self.enter_by(&self.calls, name, directory)
+    }
+
+    /// The same for a walk, which does not keep others out.
+    pub(crate) fn enter_to_walk(&self, name: &str, directory: &Path) -> Result<Inside<'_>> {
+        self.enter_by(&self.walks, name, directory)
+    }
+
+    /// The root is let pass: nothing works without it.
+    fn enter_by<'a>(
+        &'a self,
+        doors: &'a Doors,
+        name: &str,
+        directory: &Path,
+    ) -> Result<Inside<'a>> {
+        if name == ROOT_STORE {
+            return Ok(Inside::nowhere());
+        }
+        let store = self.dirs.get(name).map(|store| store.path.as_path());
+        let volume = || directory.parent().and_then(Path::parent).unwrap_or(directory);
+        let disk = store.unwrap_or_else(volume);
+        doors.enter(disk).map_err(|stuck| {
+            Error::Unavailable(format!("store {name:?} at {}: {stuck}", disk.display()))
+        })
+    }
+
     /// The directory of a store, after making sure that it is the one it should be.
     ///
     /// A store that failed before is tried again: its disk may have been mounted since.
-    pub(crate) fn ready(&self, name: &str, meta: &Metastore, features: &Features) -> Result<&Path> {
+    pub(crate) fn ready(
+        &self,
+        name: &str,
+        meta: &Metastore,
+        features: &Features,
+    ) -> Result<Base<'_>> {
+        let _inside = self.enter(name, self.path(name)?)?;
+        let path = self.check(name, meta, features)?;
+        Ok(Base { path, _inside })
+    }
+
+    fn check(&self, name: &str, meta: &Metastore, features: &Features) -> Result<&Path> {
         if name == ROOT_STORE {
             return Ok(&self.root);
         }
         let store = self.dirs.get(name).ok_or_else(|| not_configured(name))?;
         if !store.ready.load(Ordering::Acquire) {
             self.open(name, store, meta, features)?;
+            self.note_found(store)?;
             store.ready.store(true, Ordering::Release);
         }
         Ok(&store.path)
+    }
+
+    /// Notes what is in a store before anybody adds to it, and never uses those numbers again.
+    fn note_found(&self, store: &DirStore) -> Result<()> {
+        let mut found = store.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*found, Found::Unseen) {
+            let before = directories(&layout::snapshots(&store.path))?;
+            self.use_up(before.iter().copied().max().unwrap_or(0));
+            *found = Found::Before(before);
+            self.came.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// True if a store came that nobody has looked after yet.
+    pub(crate) fn any_came(&self) -> bool {
+        self.came.load(Ordering::Acquire)
+    }
+
+    /// The stores that came, each once, with the numbers of what was in them.
+    pub(crate) fn take_came(&self) -> Vec<(String, HashSet<u64>)> {
+        self.came.store(false, Ordering::Release);
+        let take = |(name, store): (&String, &DirStore)| {
+            let mut found = store.found.lock().unwrap_or_else(PoisonError::into_inner);
+            match std::mem::replace(&mut *found, Found::Done) {
+                Found::Before(before) => Some((name.clone(), before)),
+                Found::Unseen => {
+                    *found = Found::Unseen;
+                    None
+                }
+                Found::Done => None,
+            }
+        };
+        self.dirs.iter().filter_map(take).collect()
+    }
+
+    /// A number that no snapshot ever had.
+    pub(crate) fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Never gives out this number, or a smaller one.
+    pub(crate) fn use_up(&self, id: u64) {
+        self.next_id.fetch_max(id + 1, Ordering::Relaxed);
     }
 
     /// The directory of a store whose disk is mounted at this moment: where a missing file must not
@@ -122,24 +249,24 @@ impl Stores {
         name: &str,
         meta: &Metastore,
         features: &Features,
-    ) -> Result<&Path> {
-        let path = self.ready(name, meta, features)?;
+    ) -> Result<Base<'_>> {
+        let base = self.ready(name, meta, features)?;
         if name != ROOT_STORE {
             let known = meta.store_uuid(name, None)?;
-            let marker = self.read_marker(path)?;
+            let marker = self.read_marker(&base)?;
             if marker.is_none_or(|marker| Some(marker.store) != known) {
                 self.recheck(name, meta, features)?;
             }
         }
-        Ok(path)
+        Ok(base)
     }
 
-    /// Finds out what became of a store in which a directory is suddenly missing.
+    /// Finds out what became of a store in which a directory is suddenly missing, for somebody inside.
     pub(crate) fn recheck(&self, name: &str, meta: &Metastore, features: &Features) -> Result<()> {
         if let Some(store) = self.dirs.get(name) {
             store.ready.store(false, Ordering::Release);
         }
-        self.ready(name, meta, features).map(drop)
+        self.check(name, meta, features).map(drop)
     }
 
     /// Checks a store's directory, and makes it ours if it never was anybody's.
@@ -284,4 +411,23 @@ pub(crate) fn make_directory(path: &Path) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => other.at("create", path),
     }
+}
+
+/// Numbers of the directories (and links) in a store.
+pub(crate) fn directories(snapshots: &Path) -> Result<HashSet<u64>> {
+    let mut ids = HashSet::new();
+    for entry in fs::read_dir(snapshots).at("read", snapshots)? {
+        let name = entry.at("read", snapshots)?.file_name();
+        match name.to_str().and_then(layout::parse_id) {
+            Some(id) => {
+                ids.insert(id);
+            }
+            None => tracing::warn!(
+                directory = %snapshots.display(),
+                name = %name.to_string_lossy(),
+                "found something that Overstream did not put there; left alone"
+            ),
+        }
+    }
+    Ok(ids)
 }

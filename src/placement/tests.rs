@@ -142,7 +142,6 @@ fn identity(uid: &str, name: &str) -> Identity {
 fn mounts(paths: &[&str]) -> Vec<MountPoint> {
     let mount = |path: &&str| MountPoint {
         id: 1,
-        device: "0:1".to_owned(),
         path: PathBuf::from(path),
         fs_type: "ext4".to_owned(),
         read_only: false,
@@ -204,6 +203,20 @@ fn several_matching_volumes_are_no_choice() {
     let host = mounts(&["/pods/u1/volumes/a", "/pods/u1/volumes/b"]);
     let found = find(pattern, &policy.rules[0], &identity("u1", "web"), &host);
     assert!(matches!(found, Err(NoVolume::Several(paths)) if paths.len() == 2));
+}
+
+#[test]
+fn a_volume_that_is_seen_to_be_read_only_is_none() {
+    let text = "[stores.v]\ntype = \"volume\"\nmatch = '^/pods/(?P<pod>[^/]+)$'\n\
+                [[rules]]\nstore = \"v\"\nvolume = { pod = \"{pod.uid}\" }";
+    let policy = policy(text);
+    let StoreKind::Volume(pattern) = &policy.stores["v"].kind else { unreachable!() };
+    let mut host = mounts(&["/pods/u1", "/pods/u1"]);
+    host[1].read_only = true;
+    let find = |host: &[MountPoint]| find(pattern, &policy.rules[0], &identity("u1", "web"), host);
+    assert!(matches!(find(&host), Err(NoVolume::ReadOnly(_))));
+    host.reverse();
+    find(&host).unwrap();
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub(crate) enum NoVolume {
     None(String),
     /// Several mounts match; any choice would be a guess.
     Several(Vec<PathBuf>),
+    /// The one that matches cannot be written to.
+    ReadOnly(PathBuf),
 }
 
 impl std::fmt::Display for NoVolume {
@@ -54,6 +56,7 @@ impl std::fmt::Display for NoVolume {
                 write!(f, "no mount of this host matches the store's pattern with {wanted}")
             }
             Self::Several(paths) => write!(f, "several mounts match: {paths:?}"),
+            Self::ReadOnly(path) => write!(f, "{} is mounted read-only", path.display()),
         }
     }
 }
@@ -89,6 +92,15 @@ pub(crate) fn find(
     paths.sort_unstable();
     paths.dedup();
     match paths.as_slice() {
+        // Of mounts on top of each other the last is the one in sight.
+        [one]
+            if mounts
+                .iter()
+                .rfind(|mount| mount.path == **one)
+                .is_some_and(|top| top.read_only) =>
+        {
+            Err(NoVolume::ReadOnly((*one).to_owned()))
+        }
         [one] => Ok(Found { mount: (*one).to_owned(), subdirectory }),
         [] => {
             let wanted: Vec<_> =
@@ -132,6 +144,7 @@ impl Owner {
 pub(crate) struct Home {
     path: PathBuf,
     directory: OwnedFd,
+    is_new: bool,
 }
 
 const OPEN: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -156,7 +169,7 @@ impl Home {
         let top = rustix::fs::open(mount, OPEN, Mode::empty()).at("open", mount)?;
         let below = Path::new(DIRECTORY).join(subdirectory);
         match rustix::fs::openat2(&top, &below, OPEN, Mode::empty(), INSIDE) {
-            Ok(directory) => Ok(Some(Self { path, directory })),
+            Ok(directory) => Ok(Some(Self { path, directory, is_new: false })),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error).at("open", &path),
         }
@@ -169,15 +182,16 @@ impl Home {
         let ours = make(&top, DIRECTORY, 0o700, &mount.join(DIRECTORY))?;
         let path = mount.join(DIRECTORY).join(subdirectory);
         layout::check_mountable(&path)?;
-        let directory = make(&ours, subdirectory, 0o700, &path)?;
-        let home = Self { path, directory };
         let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+        let is_new = rustix::fs::statat(&ours, subdirectory, nofollow).is_err();
+        let directory = make(&ours, subdirectory, 0o700, &path)?;
+        let home = Self { path, directory, is_new };
         let missing = |name| rustix::fs::statat(&home.directory, name, nofollow).is_err();
         // One that nobody got yet may be what a crash left, before it had its owner.
-        let (is_new, is_nobodys) = (missing(layout::FS), missing(IDENTITY));
+        let (has_no_fs, is_nobodys) = (missing(layout::FS), missing(IDENTITY));
         let fs = make(&home.directory, layout::FS, 0o755, &home.path)?;
         crate::crash::point("settle: volume upper made");
-        if is_new || (is_nobodys && home.is_empty()?) {
+        if has_no_fs || (is_nobodys && home.is_empty()?) {
             let (uid, gid) =
                 (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
             rustix::fs::fchown(&fs, Some(uid), Some(gid)).at("change the owner of", &home.path)?;
@@ -255,6 +269,38 @@ impl Home {
         rustix::fs::renameat(&self.directory, &temporary, &self.directory, IDENTITY)
             .at("rename", &path)?;
         rustix::fs::fsync(&self.directory).at("sync", &self.path)
+    }
+
+    /// Makes the directory, which is `name` on the volume at `mount`, what it was before it was opened:
+    /// `before`'s, or not there.
+    pub(crate) fn restore(&self, mount: &Path, name: &str, before: Option<&Owner>) -> Result<()> {
+        match before {
+            Some(owner) if self.owner()?.as_ref() != before => self.set_owner(owner),
+            None if self.is_new && self.is_empty()? => self.remove(mount, name),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the directory, in which there is nothing but our own.
+    fn remove(&self, mount: &Path, name: &str) -> Result<()> {
+        let top = rustix::fs::open(mount, OPEN, Mode::empty()).at("open", mount)?;
+        let ours = rustix::fs::openat2(&top, DIRECTORY, OPEN, Mode::empty(), INSIDE)
+            .at("open", &self.path)?;
+        let entries = [
+            (&self.directory, IDENTITY, AtFlags::empty()),
+            (&self.directory, layout::WORK, AtFlags::REMOVEDIR),
+            (&self.directory, layout::FS, AtFlags::REMOVEDIR),
+            (&ours, name, AtFlags::REMOVEDIR),
+        ];
+        for (parent, name, flags) in entries {
+            match rustix::fs::unlinkat(parent, name, flags) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error).at("delete", &self.path.join(name)),
+            }
+        }
+        // Other containers may have theirs there.
+        rustix::fs::unlinkat(&top, DIRECTORY, AtFlags::REMOVEDIR).ok();
+        Ok(())
     }
 
     /// Gives the directory, which is `name` on the volume at `mount`, another name there.

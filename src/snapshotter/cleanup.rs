@@ -1,35 +1,167 @@
 //! Deleting what removed snapshots left on disk, outside any transaction.
 //!
+//! What lies outside the root is deleted by one thread per store or volume. Whoever wants it gone waits for
+//! that thread while it gets on; a disk that hangs keeps its own garbage, and holds up nobody.
+//!
 //! A failure to delete is logged and tried again by the next Cleanup; it is never the client's problem,
 //! because an error would make containerd give up its whole garbage collection.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::Snapshotter;
+use crate::doors::{Inside, PATIENCE};
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
 use crate::metastore::{Garbage, Layer, ROOT_STORE, Row};
 use crate::placement::volume::{self, Home};
 use crate::tree;
 
+/// A disk that garbage lies on: a store, and the volume in it.
+type Disk = (String, Option<PathBuf>);
+
+/// Who deletes where.
+#[derive(Debug, Default)]
+pub(super) struct Cleaners {
+    /// Held while the root's garbage is deleted, so that two Cleanups do not get in each other's way.
+    root: Mutex<()>,
+    elsewhere: Mutex<HashMap<Disk, Cleaner>>,
+    changed: Condvar,
+}
+
+/// The thread that deletes on one disk; without it there is no entry.
+#[derive(Debug)]
+struct Cleaner {
+    /// How often somebody asked, and how many of those it has served.
+    asked: u64,
+    served: u64,
+    alive: Instant,
+}
+
+impl Cleaners {
+    /// Asks for a disk to be cleaned; true if the caller has to start the thread. The number is to be waited for.
+    fn ask(&self, disk: &Disk) -> (u64, bool) {
+        let mut all = self.lock();
+        let is_new = !all.contains_key(disk);
+        let cleaner = all.entry(disk.clone()).or_insert(Cleaner {
+            asked: 0,
+            served: 0,
+            alive: Instant::now(),
+        });
+        cleaner.asked += 1;
+        (cleaner.asked, is_new)
+    }
+
+    /// Notes how far the thread of a disk has got; what it is to serve next, or nothing if it may end.
+    fn next(&self, disk: &Disk, served: u64) -> Option<u64> {
+        let mut all = self.lock();
+        let cleaner = all.get_mut(disk)?;
+        (cleaner.served, cleaner.alive) = (served, Instant::now());
+        let more = Some(cleaner.asked).filter(|asked| *asked > served);
+        if more.is_none() {
+            all.remove(disk);
+        }
+        self.changed.notify_all();
+        more
+    }
+
+    fn gets_on(&self, disk: &Disk) {
+        if let Some(cleaner) = self.lock().get_mut(disk) {
+            cleaner.alive = Instant::now();
+        }
+    }
+
+    /// Waits until a disk is clean as of `asked`; false if nothing moves there.
+    fn wait(&self, disk: &Disk, asked: u64) -> bool {
+        let mut all = self.lock();
+        while let Some(cleaner) = all.get(disk).filter(|cleaner| cleaner.served < asked) {
+            let Some(left) = PATIENCE.checked_sub(cleaner.alive.elapsed()) else { return false };
+            all = self.changed.wait_timeout(all, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Disk, Cleaner>> {
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets a disk have another thread even if this one panics.
+struct Ended<'a>(&'a Cleaners, &'a Disk);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.next(self.1, u64::MAX);
+        }
+    }
+}
+
 impl Snapshotter {
-    /// Deletes all garbage it can.
-    pub(crate) fn cleanup(&self) {
-        let _one_at_a_time = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.delete_garbage() {
+    /// Deletes all garbage it can, except where the disk hangs.
+    pub(crate) fn cleanup(self: &Arc<Self>) {
+        if let Err(error) = self.clean_disks() {
             tracing::warn!(%error, "cleanup could not read or write the database");
         }
     }
 
-    fn delete_garbage(&self) -> Result<()> {
+    fn clean_disks(self: &Arc<Self>) -> Result<()> {
+        let mut disks: Vec<_> = self.meta.garbage()?.iter().map(disk_of).collect();
+        disks.sort_unstable();
+        disks.dedup();
+        disks.retain(|disk| disk.0 != ROOT_STORE);
+        let asked: Vec<_> =
+            disks.into_iter().map(|disk| (self.ask_to_clean(&disk), disk)).collect();
+        let root = {
+            let _alone = self.cleaners.root.lock().unwrap_or_else(PoisonError::into_inner);
+            self.delete_garbage(&(ROOT_STORE.to_owned(), None))
+        };
+        for (number, disk) in asked {
+            if !self.cleaners.wait(&disk, number) {
+                tracing::warn!(
+                    store = disk.0,
+                    volume = ?disk.1,
+                    "nothing gets deleted there, is the disk hung? It goes on when the disk does"
+                );
+            }
+        }
+        root
+    }
+
+    /// Has a disk cleaned by its own thread.
+    fn ask_to_clean(self: &Arc<Self>, disk: &Disk) -> u64 {
+        let (number, is_new) = self.cleaners.ask(disk);
+        if is_new {
+            let (cleaner, disk) = (Arc::clone(self), disk.clone());
+            let span = tracing::Span::current();
+            drop(std::thread::spawn(move || span.in_scope(|| cleaner.clean(&disk, number))));
+        }
+        number
+    }
+
+    fn clean(&self, disk: &Disk, asked: u64) {
+        let _ended = Ended(&self.cleaners, disk);
+        let mut next = Some(asked);
+        while let Some(number) = next {
+            if let Err(error) = self.delete_garbage(disk) {
+                tracing::warn!(%error, "cleanup could not read or write the database");
+            }
+            next = self.cleaners.next(disk, number);
+        }
+    }
+
+    /// Deletes the garbage on one disk.
+    fn delete_garbage(&self, disk: &Disk) -> Result<()> {
         let mut deleted = Vec::new();
-        for garbage in self.meta.garbage()? {
+        for garbage in self.meta.garbage()?.into_iter().filter(|garbage| disk_of(garbage) == *disk)
+        {
             crate::crash::point("cleanup: before delete");
-            match self.delete(&garbage) {
+            match self.delete(&garbage, &|| self.cleaners.gets_on(disk)) {
                 Ok(()) => {
                     deleted.push(garbage);
                     crate::crash::point("cleanup: one deleted");
@@ -43,19 +175,19 @@ impl Snapshotter {
         self.meta.forget_garbage(&deleted)
     }
 
-    fn delete(&self, garbage: &Garbage) -> Result<()> {
+    fn delete(&self, garbage: &Garbage, gets_on: &dyn Fn()) -> Result<()> {
         if garbage.store != ROOT_STORE {
             self.unlink_garbage(garbage)?;
             crate::crash::point("cleanup: link deleted");
         }
         match &garbage.volume_dir {
-            Some(directory) => self.delete_on_volume(garbage.id, Path::new(directory)),
+            Some(directory) => self.delete_on_volume(garbage.id, Path::new(directory), gets_on),
             None => {
-                let base = self.stores.present(&garbage.store, &self.meta, &self.features)?;
-                let directory = layout::snapshot(base, garbage.id);
-                tree::remove(&directory).at("delete", &directory)?;
+                let base = self.present(&garbage.store)?.to_owned();
+                let directory = layout::snapshot(&base, garbage.id);
+                tree::remove_slowly(&directory, gets_on).at("delete", &directory)?;
                 // A disk unmounted just now looks like one on which nothing is left to delete.
-                let snapshots = layout::snapshots(base);
+                let snapshots = layout::snapshots(&base);
                 fs::metadata(&snapshots).at("read", &snapshots).map(drop)
             }
         }
@@ -75,7 +207,7 @@ impl Snapshotter {
     }
 
     /// Deletes an upper on a volume, if the volume is there and the upper is still that snapshot's.
-    fn delete_on_volume(&self, id: u64, directory: &Path) -> Result<()> {
+    fn delete_on_volume(&self, id: u64, directory: &Path, gets_on: &dyn Fn()) -> Result<()> {
         let (mount, name) = volume::split(id, directory)?;
         if !crate::mountinfo::read()?.iter().any(|found| found.path == mount) {
             // A volume that is away may come back; one that went with its pod took the upper along.
@@ -90,20 +222,19 @@ impl Snapshotter {
         self.set_aside(id, mount, name, &aside)?;
         crate::crash::point("cleanup: set aside");
         let aside = directory.with_file_name(aside);
-        tree::remove(&aside).at("delete", &aside)
+        tree::remove_slowly(&aside, gets_on).at("delete", &aside)
     }
 
     /// Moves an upper out of the way in one step: nobody may take over one that is half deleted.
     fn set_aside(&self, id: u64, mount: &Path, name: &str, aside: &str) -> Result<()> {
-        self.settling.hold(mount, || {
-            let Some(home) = Home::open(mount, name)? else { return Ok(()) };
-            match home.owner()? {
-                Some(owner) if owner.root == self.stores.root_uuid() && owner.snapshot == id => {
-                    home.rename(mount, name, aside)
-                }
-                _ => Ok(()),
+        let _alone = self.alone_on(mount)?;
+        let Some(home) = Home::open(mount, name)? else { return Ok(()) };
+        match home.owner()? {
+            Some(owner) if owner.root == self.stores.root_uuid() && owner.snapshot == id => {
+                home.rename(mount, name, aside)
             }
-        })
+            _ => Ok(()),
+        }
     }
 
     /// Makes a committed snapshot of another store reachable below the root, among all layers.
@@ -113,9 +244,27 @@ impl Snapshotter {
 
     /// Links a layer whose store came back after the start; true if it can be reached now.
     pub(super) fn relink(&self, layer: &Layer) -> bool {
-        let base = self.stores.ready(&layer.store, &self.meta, &self.features);
-        let own = base.map(|base| layout::snapshot(base, layer.id));
-        own.is_ok_and(|own| own.join(layout::FS).is_dir() && self.link(layer.id, &own).is_ok())
+        let base = self.ready(&layer.store);
+        base.is_ok_and(|base| {
+            let own = layout::snapshot(&base, layer.id);
+            own.join(layout::FS).is_dir() && self.link(layer.id, &own).is_ok()
+        })
+    }
+
+    /// True if the directory of a layer, at `path` below the root, is there.
+    pub(super) fn can_reach(&self, layer: &Layer, path: &Path) -> Result<bool> {
+        let _inside = self.enter_layer(layer)?;
+        Ok(path.is_dir())
+    }
+
+    /// Enters the disk on which a layer lies.
+    pub(super) fn enter_layer(&self, layer: &Layer) -> Result<Inside<'_>> {
+        if layer.store == ROOT_STORE {
+            return Ok(Inside::nowhere());
+        }
+        let link = layout::snapshot(self.stores.root(), layer.id);
+        let target = fs::read_link(&link).unwrap_or(link);
+        self.stores.enter(&layer.store, &target)
     }
 
     fn link(&self, id: u64, own: &Path) -> Result<()> {
@@ -143,4 +292,11 @@ impl Snapshotter {
             _ => Ok(false),
         }
     }
+}
+
+/// Where garbage lies.
+fn disk_of(garbage: &Garbage) -> Disk {
+    let directory = garbage.volume_dir.as_ref().map(Path::new);
+    let volume = directory.and_then(Path::parent).and_then(Path::parent);
+    (garbage.store.clone(), volume.map(Path::to_owned))
 }

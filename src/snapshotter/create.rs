@@ -4,7 +4,6 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use super::{Snapshotter, without_empty};
 use crate::error::{Error, IoContext, Result};
@@ -154,7 +153,7 @@ impl Snapshotter {
 
     /// A number that no snapshot ever had.
     pub(super) fn new_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+        self.stores.new_id()
     }
 
     /// Makes a new snapshot's directories; returns what to delete should recording it fail.
@@ -168,20 +167,20 @@ impl Snapshotter {
             return Ok(None);
         }
         let store = &plan.placement.store;
-        let base = self.stores.ready(store, &self.meta, &self.features)?;
+        let base = self.ready(store)?;
         if kind == Kind::Active
             && store == ROOT_STORE
             && let Some(spare) = self.take_spare()
         {
             plan.id = spare;
-            let directory = layout::snapshot(base, spare);
+            let directory = layout::snapshot(&base, spare);
             give_to(&directory.join(layout::FS), owner)
                 .inspect_err(|_| self.discard(spare, store, &directory))?;
             return Ok(Some(directory));
         }
         // A number whose directory exists is a stray of a store that was away when we started.
         let directory = loop {
-            let directory = layout::snapshot(base, plan.id);
+            let directory = layout::snapshot(&base, plan.id);
             match fs::DirBuilder::new().mode(0o700).create(&directory) {
                 Ok(()) => break directory,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => plan.id = self.new_id(),
@@ -189,8 +188,9 @@ impl Snapshotter {
             }
         };
         crate::crash::point("prepare: snapshot directory made");
-        fill_snapshot(&directory, kind, owner)
-            .inspect_err(|_| self.discard(plan.id, store, &directory))?;
+        let filled = fill_snapshot(&directory, kind, owner);
+        drop(base);
+        filled.inspect_err(|_| self.discard(plan.id, store, &directory))?;
         crate::crash::point("prepare: directories made");
         Ok(Some(directory))
     }
@@ -258,7 +258,11 @@ impl Snapshotter {
 
     /// Gives up directories whose snapshot was not recorded.
     pub(super) fn discard(&self, id: u64, store: &str, directory: &Path) {
-        let Err(error) = crate::tree::remove(directory) else { return };
+        let removed = self
+            .stores
+            .enter(store, directory)
+            .and_then(|_inside| crate::tree::remove(directory).at("delete", directory));
+        let Err(error) = removed else { return };
         tracing::warn!(directory = %directory.display(), %error, "cannot delete, left to Cleanup");
         if let Err(error) = self.meta.note_garbage(id, store) {
             tracing::warn!(id, %error, "cannot note garbage, left to the next start");
@@ -268,9 +272,10 @@ impl Snapshotter {
     /// Owner of a layer's root, which a new snapshot's root inherits.
     pub(super) fn owner_of(&self, layer: &Layer) -> Result<(u32, u32)> {
         let path = layout::snapshot(self.stores.root(), layer.id).join(layout::FS);
-        if layer.store != ROOT_STORE && !path.is_dir() {
+        if layer.store != ROOT_STORE && !self.can_reach(layer, &path)? {
             self.relink(layer);
         }
+        let _inside = self.enter_layer(layer)?;
         match fs::metadata(&path) {
             Ok(found) => Ok((found.uid(), found.gid())),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(missing_layer(layer, &path)),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Snapshotter;
 use crate::error::{Error, Result};
@@ -237,7 +238,7 @@ impl Snapshotter {
         // Walks take their time, and the record of the snapshots must not be held open meanwhile.
         for (number, own) in uppers {
             if let Some(report) = reports.get_mut(number) {
-                let usage = report.walked(usage::measure(&own, cancel))?;
+                let usage = report.walked(self.walk(&report.name, &own, cancel))?;
                 report.active.1.add(usage);
             }
         }
@@ -247,7 +248,7 @@ impl Snapshotter {
                 continue;
             };
             let own = layout::snapshot(base, retained.id);
-            let usage = report.walked(usage::measure(&own, cancel))?;
+            let usage = report.walked(self.walk(&retained.store, &own, cancel))?;
             report.retained.0 += 1;
             report.retained.1.add(usage);
         }
@@ -275,6 +276,12 @@ impl Snapshotter {
         report
     }
 
+    /// Adds up what a snapshot's own directory in a store takes.
+    fn walk(&self, store: &str, own: &Path, cancel: &Cancel) -> Result<Usage> {
+        let inside = self.stores.enter_to_walk(store, own)?;
+        usage::measure(own, cancel, &inside)
+    }
+
     /// Names of the stores that are directories, the root first.
     pub(crate) fn directory_stores(&self) -> impl Iterator<Item = &str> {
         self.stores.directories()
@@ -282,8 +289,8 @@ impl Snapshotter {
 
     /// Total and available bytes of the file system of a store, if the store can be used now.
     pub(crate) fn store_space(&self, name: &str) -> Result<(u64, u64)> {
-        let path = self.stores.present(name, &self.meta, &self.features)?;
-        probe::space(path).map_err(|error| Error::Unavailable(error.to_string()))
+        let base = self.stores.present(name, &self.meta, &self.features)?;
+        probe::space(&base).map_err(|error| Error::Unavailable(error.to_string()))
     }
 
     /// Counts what lies in every store.
@@ -337,7 +344,7 @@ impl Snapshotter {
         let mut all = self.retained()?;
         for upper in &mut all {
             let own = Path::new(&upper.upper).parent().unwrap_or(Path::new(&upper.upper));
-            upper.size = match usage::measure(own, cancel) {
+            upper.size = match self.walk(&upper.store, own, cancel) {
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(error) => {
                     tracing::info!(upper = upper.upper, %error, "its size is not known");
@@ -364,6 +371,12 @@ impl Snapshotter {
                 .iter()
                 .filter(|mount| mount.path.to_str().is_some_and(|path| pattern.is_match(path)));
             for mount in matching {
+                let inside = self.stores.enter(store, &mount.path.join(DIRECTORY).join("any"));
+                let Ok(_inside) =
+                    inside.inspect_err(|error| tracing::warn!(%error, "not looked at"))
+                else {
+                    continue;
+                };
                 found.extend(uppers_on(store, &mount.path).into_iter().filter(|upper| {
                     !Path::new(&upper.upper)
                         .parent()
@@ -375,7 +388,7 @@ impl Snapshotter {
     }
 
     /// Deletes a retained upper.
-    pub(crate) fn remove_retained(&self, id: u64) -> Result<()> {
+    pub(crate) fn remove_retained(self: &Arc<Self>, id: u64) -> Result<()> {
         match self.meta.discard_retained(id) {
             Err(error @ Error::NotFound(_)) => Err(self.owner_of_number(id)?.unwrap_or(error)),
             other => other,

@@ -15,8 +15,7 @@ mod sync;
 mod volatile;
 
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
 
 use self::spare::Spares;
 
@@ -25,16 +24,16 @@ pub(crate) use inspect::{Explanation, RetainedUpper, StoreCount, StoreReport};
 pub(crate) use start::StartError;
 
 use crate::config::{Config, LayerSync, RemapIds};
+use crate::doors::Doors;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, SnapshotFields};
 use crate::idmap;
 use crate::layout;
-use crate::locks::PathLocks;
 use crate::metastore::{Commit, Layer, Metastore, Place, ROOT_STORE, Removal, Row};
 use crate::mounts::{self, View};
 use crate::placement::Policy;
 use crate::placement::identity::Containers;
-use crate::placement::stores::Stores;
+use crate::placement::stores::{Base, Stores};
 use crate::probe::Features;
 use crate::snapshot::{Info, Kind, LABEL_UPPERDIR, Labels, Mount, Usage};
 use crate::usage::{self, Cancel, UsageCache};
@@ -48,13 +47,13 @@ pub(crate) struct Snapshotter {
     features: Features,
     containers: Box<dyn Containers>,
     options: Options,
-    next_id: AtomicU64,
+    /// The largest number in the database when it was opened.
+    last_id: u64,
     usage: UsageCache,
-    /// Held while garbage is deleted, so that two Cleanups do not get in each other's way.
-    cleaning: Mutex<()>,
+    cleaners: cleanup::Cleaners,
     /// Held while a pending snapshot is settled or removed, one per snapshot, and while an upper on a
     /// volume changes hands, one per volume.
-    settling: PathLocks,
+    settling: Doors,
     handed_out: settle::HandedOut,
     sync: sync::Queue,
     spares: Spares,
@@ -165,7 +164,9 @@ impl Snapshotter {
         let row = self.meta.get(snapshotter, key)?;
         match (row.info.kind, &row.placement.place) {
             (Kind::Active, Place::Store | Place::Volume(_)) => {
-                self.usage.active(row.id, &self.directory(&row)?, cancel)
+                let own = self.directory(&row)?;
+                let inside = self.stores.enter_to_walk(&row.placement.store, &own)?;
+                self.usage.active(row.id, &own, cancel, &inside)
             }
             (Kind::Active | Kind::View, _) => Ok(Usage::default()),
             (Kind::Committed, _) => Ok(row.usage),
@@ -242,10 +243,12 @@ impl Snapshotter {
         let row = self.settled_for_commit(row)?;
         let own = self.directory(&row)?;
         volatile::check_boot(&row, &self.features.boot)?;
-        let usage = usage::measure(&own, cancel)?;
+        let inside = self.stores.enter_to_walk(&row.placement.store, &own)?;
+        let usage = usage::measure(&own, cancel, &inside)?;
         if self.options.layer_sync == LayerSync::Commit {
             sync::sync_file_system(&own)?;
         }
+        drop(inside);
         crate::crash::point("commit: measured");
         self.link_into_root(&row, &own)?;
         crate::crash::point("commit: linked");
@@ -272,14 +275,18 @@ impl Snapshotter {
     }
 
     /// Forgets a snapshot; its files are deleted by Cleanup, at once in synchronous mode, or retained.
-    pub(crate) fn remove(&self, snapshotter: &str, key: &str) -> Result<()> {
+    pub(crate) fn remove(self: &Arc<Self>, snapshotter: &str, key: &str) -> Result<()> {
         let row = self.meta.get(snapshotter, key)?;
         self.remove_row(&row)
     }
 
     /// The same for a snapshot of the root that is left to Cleanup, while its disk is quick; nothing for
     /// others.
-    pub(crate) fn remove_in_root(&self, snapshotter: &str, key: &str) -> Result<Option<()>> {
+    pub(crate) fn remove_in_root(
+        self: &Arc<Self>,
+        snapshotter: &str,
+        key: &str,
+    ) -> Result<Option<()>> {
         let row = self.meta.get(snapshotter, key)?;
         let placement = &row.placement;
         let only_row = self.meta.is_quick()
@@ -290,7 +297,7 @@ impl Snapshotter {
         if only_row { self.remove_row(&row).map(Some) } else { Ok(None) }
     }
 
-    fn remove_row(&self, row: &Row) -> Result<()> {
+    fn remove_row(self: &Arc<Self>, row: &Row) -> Result<()> {
         let hint = crate::snapshot::KeyHint::of(&row.info.name);
         let identity;
         let removal = match &row.placement.place {
@@ -344,6 +351,27 @@ impl Snapshotter {
         info
     }
 
+    /// The directory of a store that can be used, see `Stores::ready`.
+    fn ready(&self, store: &str) -> Result<Base<'_>> {
+        let base = self.stores.ready(store, &self.meta, &self.features)?;
+        self.look_after_stores();
+        Ok(base)
+    }
+
+    /// The directory of a store that is certainly there, see `Stores::present`.
+    fn present(&self, store: &str) -> Result<Base<'_>> {
+        let base = self.stores.present(store, &self.meta, &self.features)?;
+        self.look_after_stores();
+        Ok(base)
+    }
+
+    /// Has the background look after a store that has just come.
+    fn look_after_stores(&self) {
+        if self.stores.any_came() {
+            self.sync.wake();
+        }
+    }
+
     /// Directory of a snapshot's own files.
     fn directory(&self, row: &Row) -> Result<PathBuf> {
         match &row.placement.place {
@@ -377,7 +405,7 @@ impl Snapshotter {
     fn lowers(&self, chain: &[Layer]) -> Result<Vec<PathBuf>> {
         let lower = |layer: &Layer| {
             let path = layout::snapshot(self.stores.root(), layer.id).join(layout::FS);
-            if layer.store != ROOT_STORE && !path.is_dir() && !self.relink(layer) {
+            if layer.store != ROOT_STORE && !self.can_reach(layer, &path)? && !self.relink(layer) {
                 return Err(create::missing_layer(layer, &path));
             }
             Ok(path)

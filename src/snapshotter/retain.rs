@@ -37,8 +37,13 @@ impl Snapshotter {
         if row.info.kind != Kind::Active || !row.placement.retain {
             return Ok(false);
         }
-        let upper = self.directory(row)?.join(layout::FS);
-        match std::fs::read_dir(&upper) {
+        let directory = self.directory(row)?;
+        let upper = directory.join(layout::FS);
+        let entries = self
+            .stores
+            .enter(&row.placement.store, &directory)
+            .and_then(|_inside| std::fs::read_dir(&upper).at("read", &upper));
+        match entries {
             Ok(mut entries) => Ok(entries.next().is_some()),
             Err(error) => {
                 // An upper that cannot be looked at may be full: its disk may come back.
@@ -124,8 +129,8 @@ impl Snapshotter {
                 chain.first().map_or("none", String::as_str),
             )));
         }
-        let base = self.stores.present(&retained.store, &self.meta, &self.features)?;
-        let upper = layout::snapshot(base, retained.id).join(layout::FS);
+        let base = self.present(&retained.store)?;
+        let upper = layout::snapshot(&base, retained.id).join(layout::FS);
         if !upper.is_dir() {
             return Err(Error::DataLoss(format!("{described}: {} is not there", upper.display())));
         }

@@ -14,6 +14,7 @@ use super::Snapshotter;
 use super::create::{mend_snapshot, placed};
 use super::volatile;
 use crate::config::Otherwise;
+use crate::doors::Inside;
 use crate::error::{Error, IoContext, Result};
 use crate::idmap;
 use crate::layout;
@@ -135,9 +136,8 @@ impl Snapshotter {
             Target::Volume { store, rule } => {
                 match self.find_volume(*rule, store, identity, &row)? {
                     Ok(found) => {
-                        return self.settling.hold(&found.mount, || {
-                            self.settle_on_volume(row, chain, &decision, store, &found)
-                        });
+                        let _alone = self.alone_on(&found.mount)?;
+                        return self.settle_on_volume(row, chain, &decision, store, &found);
                     }
                     Err(why) => (self.policy.decide_without_volume(*rule, request)?, why),
                 }
@@ -216,31 +216,57 @@ impl Snapshotter {
     }
 
     /// Keeps other calls from settling or removing a pending snapshot meanwhile.
-    pub(super) fn alone<T>(&self, id: u64, work: impl FnOnce() -> T) -> T {
-        self.settling.hold(&layout::snapshot(self.stores.root(), id), work)
+    pub(super) fn alone<T>(&self, id: u64, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let snapshot = layout::snapshot(self.stores.root(), id);
+        let _alone = self.settling.enter(&snapshot).map_err(|stuck| {
+            Error::Unavailable(format!("snapshot {id} is being given a place: {stuck}"))
+        })?;
+        work()
+    }
+
+    /// Keeps other calls from changing hands of the uppers on a volume meanwhile.
+    pub(super) fn alone_on(&self, volume: &Path) -> Result<Inside<'_>> {
+        self.settling
+            .enter(volume)
+            .map_err(|stuck| Error::Unavailable(format!("volume {}: {stuck}", volume.display())))
     }
 
     /// Settles a pending snapshot in the store of `placement`.
     fn settle_in_store(&self, mut row: Row, chain: &[Layer], placement: Placement) -> Result<Row> {
-        let base = self.stores.present(&placement.store, &self.meta, &self.features)?;
-        let directory = layout::snapshot(base, row.id);
-        mend_snapshot(&directory, Kind::Active, self.owner_for(&row.info.labels, chain)?)?;
-        crate::crash::point("settle: directories made");
-        // Should this fail, the row may still need the directory: it is left to the next attempt.
-        self.meta.settle(row.id, &placement)?;
+        let owner = self.owner_for(&row.info.labels, chain)?;
+        let base = self.present(&placement.store)?;
+        let directory = layout::snapshot(&base, row.id);
+        let settled = mend_snapshot(&directory, Kind::Active, owner).and_then(|()| {
+            crate::crash::point("settle: directories made");
+            self.meta.settle(row.id, &placement)
+        });
+        if settled.is_err() && self.is_pending(&row) {
+            remove_empty(&directory);
+        }
+        settled?;
         row.placement = placement;
         Ok(row)
+    }
+
+    /// True if a snapshot that could not be settled certainly is not.
+    fn is_pending(&self, row: &Row) -> bool {
+        match self.as_it_is_now(row) {
+            Ok(now) => now.placement.place == Place::Pending,
+            Err(error) => matches!(error, Error::NotFound(_)),
+        }
     }
 
     /// Settles a pending snapshot on its volume.
     fn settle_on_volume(
         &self,
-        mut row: Row,
+        row: Row,
         chain: &[Layer],
         decision: &Decision,
         store: &str,
         found: &Found,
     ) -> Result<Row> {
+        let upper = found.mount.join(volume::DIRECTORY).join(&found.subdirectory);
+        let _inside = self.stores.enter(store, &upper)?;
         probe::check_upper(&found.mount, self.stores.root_uuid(), &self.features)
             .map_err(|problem| Error::FailedPrecondition(format!("store {store:?}: {problem}")))?;
         let home = Home::create(
@@ -249,14 +275,35 @@ impl Snapshotter {
             self.owner_for(&row.info.labels, chain)?,
         )?;
         crate::crash::point("settle: volume directory made");
-        let identity = self.chain_identity(chain);
-        self.meta.check_no_layer(&home.path().display().to_string())?;
-        self.check_take_over(&row, &home, &identity)?;
+        let before = home.owner()?;
         let mut placement =
             placed(store, &format!("{}: volume {}", decision.reason, found.mount.display()));
         placement.place = Place::Volume(home.path().display().to_string());
         placement.retain = decision.retains();
-        self.check_mounts(&row, chain, &placement)?;
+        self.settle_at_home(&row, chain, &home, &placement).inspect_err(|_| {
+            if !self.is_pending(&row) {
+                return;
+            }
+            let restored = home.restore(&found.mount, &found.subdirectory, before.as_ref());
+            if let Err(error) = restored {
+                tracing::warn!(upper = %home.path().display(), %error, "cannot undo a refused take-over");
+            }
+        })?;
+        Ok(Row { placement, ..row })
+    }
+
+    /// Makes the upper in a directory on a volume this snapshot's.
+    fn settle_at_home(
+        &self,
+        row: &Row,
+        chain: &[Layer],
+        home: &Home,
+        placement: &Placement,
+    ) -> Result<()> {
+        let identity = self.chain_identity(chain);
+        self.meta.check_no_layer(&home.path().display().to_string())?;
+        self.check_take_over(row, home, &identity)?;
+        self.check_mounts(row, chain, placement)?;
         home.set_owner(&Owner::new(
             self.stores.root_uuid(),
             row.id,
@@ -264,10 +311,9 @@ impl Snapshotter {
             self.features.userxattr,
         ))?;
         crate::crash::point("settle: identity written");
-        self.meta.settle(row.id, &placement)?;
+        self.meta.settle(row.id, placement)?;
         crate::crash::point("settle: recorded");
-        row.placement = placement;
-        Ok(row)
+        Ok(())
     }
 
     /// Finds out mounts that cannot be before anything is recorded for them.
@@ -347,6 +393,7 @@ impl Snapshotter {
             return Ok(());
         }
         let directory = self.directory(row)?;
+        let _inside = self.stores.enter(&row.placement.store, &directory)?;
         if let Place::Volume(_) = row.placement.place {
             self.check_volume(row, &directory)?;
             let upper = directory.join(layout::FS);
@@ -386,6 +433,20 @@ impl Snapshotter {
             home.check()
         } else {
             Err(gone("it belongs to another snapshot now"))
+        }
+    }
+}
+
+/// Removes a snapshot's directory as far as nothing is in it.
+fn remove_empty(directory: &Path) {
+    let parts = [directory.join(layout::WORK), directory.join(layout::FS), directory.to_owned()];
+    for part in parts {
+        match std::fs::remove_dir(&part) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(directory = %part.display(), %error, "cannot delete, left to the next start");
+                return;
+            }
+            _ => {}
         }
     }
 }

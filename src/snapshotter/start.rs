@@ -10,21 +10,20 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
 
+use super::cleanup::Cleaners;
 use super::create::mend_snapshot;
 use super::settle::HandedOut;
 use super::spare::Spares;
 use super::{Options, Snapshotter, spare, sync};
 use crate::config::Config;
+use crate::doors::Doors;
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
-use crate::locks::PathLocks;
 use crate::metastore::{FILE, Metastore, OpenError, Place, ROOT_STORE, Row};
 use crate::placement::Policy;
 use crate::placement::identity::Containerd;
-use crate::placement::stores::{Stores, make_directory};
+use crate::placement::stores::{Stores, directories, make_directory};
 use crate::probe::{self, Features};
 use crate::snapshot::Kind;
 use crate::usage::UsageCache;
@@ -132,14 +131,14 @@ impl Snapshotter {
         }
         let last = meta.last_id()?;
         refuse_older_database(&stores, &meta, &features, last)?;
-        let next_id = AtomicU64::new(last.max(largest_id(&stores)?) + 1);
+        stores.use_up(last);
         let snapshotter = Self {
             options: Options::new(config, &features),
             policy: Policy::new(config),
             containers: Box::new(Containerd::new(&config.containerd, runtime.clone())),
             usage: UsageCache::default(),
-            cleaning: Mutex::new(()),
-            settling: PathLocks::default(),
+            cleaners: Cleaners::default(),
+            settling: Doors::new(1, usize::MAX),
             handed_out: HandedOut::default(),
             sync: sync::Queue::default(),
             spares: Spares::default(),
@@ -147,7 +146,7 @@ impl Snapshotter {
             meta,
             stores,
             features,
-            next_id,
+            last_id: last,
         };
         snapshotter.reconcile()?;
         snapshotter.sync.wake();
@@ -156,18 +155,53 @@ impl Snapshotter {
 
     /// Makes disk and database agree.
     fn reconcile(&self) -> Result<()> {
-        for store in self.stores.directories().map(str::to_owned).collect::<Vec<_>>() {
-            let Ok(base) = self.stores.ready(&store, &self.meta, &self.features) else { continue };
-            let present = directories(&layout::snapshots(base))?;
+        let present = directories(&layout::snapshots(self.stores.root()))?;
+        self.stores.use_up(present.iter().copied().max().unwrap_or(0));
+        self.collect_strays(ROOT_STORE, &present)?;
+        for (store, present) in self.stores.take_came() {
             self.collect_strays(&store, &present)?;
         }
+        self.rows()?.iter().for_each(|row| self.mend(row));
+        Ok(())
+    }
+
+    /// The same for stores that came after the start, while calls are served.
+    pub(super) fn reconcile_late(&self) {
+        for (store, present) in self.stores.take_came() {
+            tracing::info!(store, "a store that was away at the start is there");
+            if let Err(error) = self.reconcile_store(&store, &present) {
+                tracing::error!(store, %error, "cannot make a store agree with the database, left to the next start");
+            }
+        }
+    }
+
+    fn reconcile_store(&self, store: &str, present: &HashSet<u64>) -> Result<()> {
+        let base = self.ready(store)?;
+        // Those may be newer than a database from a backup; the next start tells.
+        let newer = |id: u64| {
+            id > self.last_id && holds_files(&layout::snapshot(&base, id)).unwrap_or(true)
+        };
+        let present = present.iter().copied().filter(|id| !newer(*id)).collect();
+        drop(base);
+        self.collect_strays(store, &present)?;
+        for row in self.rows()?.iter().filter(|row| row.placement.store == store) {
+            let Ok(row) = self.as_it_is_now(row) else { continue };
+            self.mend(&row);
+            if let Err(Error::NotFound(_)) = self.as_it_is_now(&row) {
+                // It was removed meanwhile, and its directory may have been made after that.
+                self.meta.note_garbage(row.id, store)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         self.meta.for_each(None, |row| {
             rows.push(row);
             Ok(())
         })?;
-        rows.iter().for_each(|row| self.mend(row));
-        Ok(())
+        Ok(rows)
     }
 
     /// Directories that no row needs become garbage; links below the root just go.
@@ -200,7 +234,7 @@ impl Snapshotter {
             }
             return;
         }
-        if self.stores.ready(&row.placement.store, &self.meta, &self.features).is_err() {
+        if self.ready(&row.placement.store).is_err() {
             return;
         }
         let whole = directory.join(layout::FS).is_dir()
@@ -353,11 +387,11 @@ fn refuse_older_database(
 ) -> Result<(), StartError> {
     for store in stores.directories() {
         let Ok(base) = stores.ready(store, meta, features) else { continue };
-        let newer = directories(&layout::snapshots(base))?.into_iter().filter(|id| *id > last);
+        let newer = directories(&layout::snapshots(&base))?.into_iter().filter(|id| *id > last);
         let mut newer: Vec<_> = newer.collect();
         newer.sort_unstable();
         for id in newer {
-            let directory = layout::snapshot(base, id);
+            let directory = layout::snapshot(&base, id);
             if holds_files(&directory)? {
                 let database = stores.root().join(FILE);
                 return Err(StartError::Older { database, last, directory });
@@ -376,34 +410,4 @@ fn holds_files(directory: &Path) -> Result<bool> {
     }
     let mut entries = fs::read_dir(&fs).at("read", &fs)?;
     Ok(entries.next().is_some())
-}
-
-/// Numbers of the directories (and links) in a store.
-fn directories(snapshots: &Path) -> Result<HashSet<u64>> {
-    let mut ids = HashSet::new();
-    for entry in fs::read_dir(snapshots).at("read", snapshots)? {
-        let name = entry.at("read", snapshots)?.file_name();
-        match name.to_str().and_then(layout::parse_id) {
-            Some(id) => {
-                ids.insert(id);
-            }
-            None => tracing::warn!(
-                directory = %snapshots.display(),
-                name = %name.to_string_lossy(),
-                "found something that Overstream did not put there; left alone"
-            ),
-        }
-    }
-    Ok(ids)
-}
-
-fn largest_id(stores: &Stores) -> Result<u64> {
-    let mut largest = 0;
-    for store in stores.directories() {
-        let snapshots = layout::snapshots(stores.path(store)?);
-        if snapshots.is_dir() {
-            largest = directories(&snapshots)?.into_iter().max().unwrap_or(0).max(largest);
-        }
-    }
-    Ok(largest)
 }

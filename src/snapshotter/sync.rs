@@ -2,13 +2,14 @@
 //!
 //! Commit runs inside containerd's own write transaction, so it must not wait for a disk. A committed
 //! row carries the boot it was made in until its file system has been synced; `check_chain` refuses
-//! what a power failure overtook.
+//! what a power failure overtook. Each disk is synced by a thread of its own, so that one that hangs keeps
+//! only its own layers unsynced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -20,6 +21,8 @@ use crate::layout;
 const QUIET: Duration = Duration::from_secs(5);
 /// Longest time it waits in all, however busy things are.
 const ROUNDS: u32 = 6;
+/// How long it waits for the slowest disk before it sees to the next commits.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it waits, without further commits, before it tries again what could not be synced.
 const RETRY: Duration = Duration::from_secs(60);
 /// The disk failed.
@@ -30,9 +33,55 @@ const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
-    /// Held while layers are synced: one thread learns of a failed write, and another must not take the
-    /// silence after that for success.
-    syncing: Mutex<()>,
+    disks: Busy<PathBuf>,
+    /// By device: one thread learns of a failed write, and another must not take the silence after that for
+    /// success.
+    devices: Busy<u64>,
+}
+
+/// What one thread at a time may sync, and since when it does.
+#[derive(Debug)]
+struct Busy<K> {
+    since: Mutex<HashMap<K, Instant>>,
+    ended: Condvar,
+}
+
+impl<K> Default for Busy<K> {
+    fn default() -> Self {
+        Self { since: Mutex::default(), ended: Condvar::new() }
+    }
+}
+
+impl<K: Clone + Eq + std::hash::Hash> Busy<K> {
+    /// Takes `key`, waiting until `deadline`; not for one that has been taken for very long.
+    fn begin(&self, key: &K, deadline: Instant) -> bool {
+        let mut busy = self.lock();
+        while let Some(since) = busy.get(key) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || since.elapsed() >= RETRY {
+                return false;
+            }
+            busy = self.ended.wait_timeout(busy, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        busy.insert(key.clone(), Instant::now());
+        true
+    }
+
+    fn end(&self, key: &K) {
+        self.lock().remove(key);
+        self.ended.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is to be synced on one disk: numbers, and the directories of uppers.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    layers: Vec<u64>,
+    uppers: Vec<(u64, PathBuf)>,
 }
 
 #[derive(Debug, Default)]
@@ -117,46 +166,100 @@ impl Groups {
 
 impl Snapshotter {
     /// Syncs committed layers until `stop_sync`; runs on a thread of its own.
-    pub(crate) fn run_sync(&self) {
+    pub(crate) fn run_sync(self: &Arc<Self>) {
         let mut retry = None;
         while self.sync.next(retry) {
-            retry = (!self.sync_layers()).then_some(RETRY);
+            self.reconcile_late();
+            retry = (!self.sync_layers(PATIENCE)).then_some(RETRY);
         }
     }
 
     /// Ends `run_sync`, and makes durable what is left.
-    pub(crate) fn stop_sync(&self) {
+    pub(crate) fn stop_sync(self: &Arc<Self>) {
         self.sync.stop();
-        self.sync_layers();
+        self.sync_layers(RETRY);
     }
 
-    /// Syncs what it can; false if something has to be tried again.
-    fn sync_layers(&self) -> bool {
-        let _one_at_a_time = self.sync.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        let warn = |error: Error| {
-            tracing::warn!(%error, "cannot make committed layers durable; tried again later");
-            false
+    /// Syncs what it can, waiting so long for slow disks; false if something has to be tried again.
+    fn sync_layers(self: &Arc<Self>, patience: Duration) -> bool {
+        let parts = match self.parts() {
+            Ok(parts) => parts,
+            Err(error) => return later(&error),
         };
-        let (Groups(groups), mut complete) = match self.groups() {
-            Ok(groups) => groups,
-            Err(error) => return warn(error),
+        let deadline = Instant::now() + patience;
+        let (done, results) = mpsc::channel();
+        let start = |disk: &PathBuf, part: &Part, deadline| {
+            let free = self.sync.disks.begin(disk, deadline);
+            if free {
+                let (syncer, disk, part) = (Arc::clone(self), disk.clone(), part.clone());
+                let done = done.clone();
+                drop(std::thread::spawn(move || {
+                    let complete = syncer.sync_part(part);
+                    syncer.sync.disks.end(&disk);
+                    // Nobody waits any more where the disk took too long.
+                    done.send(complete).ok();
+                }));
+            }
+            free
         };
-        // What keeps one disk from being synced does not keep the others.
-        for group in groups.values() {
-            complete &= self.sync_group(group).map_or_else(warn, |()| true);
+        let busy: Vec<_> =
+            parts.into_iter().filter(|(disk, part)| !start(disk, part, Instant::now())).collect();
+        let mut complete = true;
+        for (disk, part) in busy {
+            if !start(&disk, &part, deadline) {
+                tracing::warn!(disk = %disk.display(), "still being synced; what was committed since waits");
+                self.sync.lock().seen.extend(part.uppers);
+                complete = false;
+            }
+        }
+        drop(done);
+        loop {
+            match results.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(part) => complete &= part,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return complete,
+                Err(mpsc::RecvTimeoutError::Timeout) => return false,
+            }
+        }
+    }
+
+    /// What is to be synced, by disk, found without touching any but the root's.
+    fn parts(&self) -> Result<HashMap<PathBuf, Part>> {
+        let disk = |directory: &Path| {
+            directory.parent().and_then(Path::parent).unwrap_or(directory).to_owned()
+        };
+        let mut parts: HashMap<_, Part> = HashMap::new();
+        for (id, boot) in self.meta.unsynced()? {
+            // What an earlier boot left unsynced cannot be saved by syncing now.
+            if boot == self.features.boot {
+                let own = layout::snapshot(self.stores.root(), id);
+                let own = std::fs::read_link(&own).unwrap_or(own);
+                parts.entry(disk(&own)).or_default().layers.push(id);
+            }
+        }
+        for (id, directory) in std::mem::take(&mut self.sync.lock().seen) {
+            parts.entry(disk(&directory)).or_default().uppers.push((id, directory));
+        }
+        Ok(parts)
+    }
+
+    fn sync_part(&self, part: Part) -> bool {
+        let (Groups(groups), mut complete) = self.groups(part);
+        for (device, group) in groups {
+            if !self.sync.devices.begin(&device, Instant::now() + RETRY) {
+                complete = false;
+                continue;
+            }
+            complete &= self.sync_group(&group).map_or_else(|error| later(&error), |()| true);
+            self.sync.devices.end(&device);
         }
         complete
     }
 
     /// What is to be synced, by file system; false if that is not all.
-    fn groups(&self) -> Result<(Groups, bool)> {
+    fn groups(&self, part: Part) -> (Groups, bool) {
         let mut groups = Groups::default();
         let mut unreachable = Vec::new();
-        for (id, boot) in self.meta.unsynced()? {
-            // What an earlier boot left unsynced cannot be saved by syncing now.
-            if boot != self.features.boot {
-                continue;
-            }
+        for id in part.layers {
             let path = self.layer(id);
             match groups.at(path.clone()) {
                 Ok(group) => group.layers.push(id),
@@ -169,13 +272,13 @@ impl Snapshotter {
         if let Some(error) = unreachable.first() {
             tracing::warn!(%error, layers = unreachable.len(), "cannot make committed layers durable; tried again later");
         }
-        for (id, directory) in std::mem::take(&mut self.sync.lock().seen) {
+        for (id, directory) in part.uppers {
             // One that has gone meanwhile was removed, or stays to be seen by the next start.
             if let Ok(group) = groups.at(directory) {
                 group.uppers.push(id);
             }
         }
-        Ok((groups, unreachable.is_empty()))
+        (groups, unreachable.is_empty())
     }
 
     fn sync_group(&self, group: &Group) -> Result<()> {
@@ -208,6 +311,11 @@ impl Snapshotter {
     }
 }
 
+fn later(error: &Error) -> bool {
+    tracing::warn!(%error, "cannot make committed layers durable; tried again later");
+    false
+}
+
 /// Opens a directory, and tells its device.
 fn open(path: &Path) -> Result<(u64, OwnedFd)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -225,6 +333,20 @@ pub(super) fn sync_file_system(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_thread_at_a_time_syncs_a_disk() {
+        let disks = Busy::default();
+        let soon = || Instant::now() + Duration::from_millis(50);
+        assert!(disks.begin(&1, soon()) && disks.begin(&2, soon()));
+        assert!(!disks.begin(&1, Instant::now()) && !disks.begin(&1, soon()));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| disks.begin(&1, Instant::now() + RETRY));
+            disks.end(&1);
+            assert!(waiting.join().unwrap());
+        });
+        assert!(!disks.begin(&1, soon()), "taken twice");
+    }
 
     #[test]
     fn what_could_not_be_synced_is_tried_again_without_a_commit() {

@@ -11,14 +11,20 @@ use overstream_testkit::{Daemon, Scratch, limit, require_root};
 
 use super::world::World;
 
+/// Runs a body with a daemon.
+fn with_world(body: impl FnOnce(&Arc<Scratch>, &mut World) + Send + 'static) {
+    limit(Duration::from_secs(60), move || {
+        if require_root() {
+            let scratch = Arc::new(Scratch::new());
+            let mut world = World::new(&scratch, "over");
+            body(&scratch, &mut world);
+        }
+    });
+}
+
 /// Stops a daemon with snapshots, spoils its database, and checks that the next start refuses it.
 fn refused(spoil: fn(&Path), messages: &'static [&'static str]) {
-    limit(Duration::from_secs(60), move || {
-        if !require_root() {
-            return;
-        }
-        let scratch = Arc::new(Scratch::new());
-        let mut world = World::new(&scratch, "over");
+    with_world(move |_, world| {
         let layer = world.layer("extract", "");
         for _ in 0..20 {
             world.prepared("plain", &layer);
@@ -80,12 +86,7 @@ fn a_corrupt_page_is_refused() {
 /// Not even the log of a killed daemon is folded into a database that is refused.
 #[test]
 fn a_corrupt_page_beside_a_log_is_refused() {
-    limit(Duration::from_secs(60), || {
-        if !require_root() {
-            return;
-        }
-        let scratch = Arc::new(Scratch::new());
-        let mut world = World::new(&scratch, "over");
+    with_world(|_, world| {
         world.prepared("plain", "");
         world.daemon.restart();
         world.prepared("plain", "");
@@ -102,12 +103,7 @@ fn a_corrupt_page_beside_a_log_is_refused() {
 
 #[test]
 fn a_newer_database_with_a_log_is_refused() {
-    limit(Duration::from_secs(60), || {
-        if !require_root() {
-            return;
-        }
-        let scratch = Arc::new(Scratch::new());
-        let mut world = World::new(&scratch, "over");
+    with_world(|_, world| {
         let key = world.prepared("plain", "");
         world.daemon.kill();
         let database = world.root.join("metadata.db");
@@ -204,14 +200,9 @@ fn a_database_older_than_the_disk_is_refused() {
 /// SEMANTICS D5
 #[test]
 fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
-    limit(Duration::from_secs(60), || {
-        if !require_root() {
-            return;
-        }
-        let scratch = Arc::new(Scratch::new());
-        let mut world = World::new(&scratch, "over");
+    with_world(|scratch, world| {
         let key = world.prepared("plain", "");
-        let mut second = Daemon::named(&scratch, "second", env!("CARGO_BIN_EXE_overstream"))
+        let mut second = Daemon::named(scratch, "second", env!("CARGO_BIN_EXE_overstream"))
             .with_root(&world.root);
         let status = second.try_start().expect_err("a refusal");
         assert!(status.code().is_some_and(|code| code != 0), "{status}");

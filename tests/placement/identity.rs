@@ -11,7 +11,7 @@ use std::time::Duration;
 use overstream_testkit::proto::snapshots::Info;
 use overstream_testkit::proto::types::Mount;
 use overstream_testkit::{
-    Client, Daemon, FsKind, LoopFs, Scratch, Stack, limit, mount, require_root, run,
+    Client, Daemon, FsKind, LoopFs, Scratch, Stack, limit, mount, require_root, run, wait_for,
 };
 use tonic::{Code, Status};
 
@@ -450,7 +450,7 @@ fn a_volume_that_cannot_be_written_is_reported() {
     with_volume(|scratch, volume, daemon| {
         let client = client(&daemon);
         volume.remount_readonly();
-        assert_ne!(prepare(&client, "refused", "app").unwrap_err().code(), Code::Internal);
+        refused(&client, "app", Code::FailedPrecondition, "is mounted read-only");
         volume.remount_writable();
         volume.fill();
         refused(&client, "app", Code::ResourceExhausted, "No space left");
@@ -473,22 +473,6 @@ fn identity_labels_need_permission() {
     });
 }
 
-/// Stops all writes to a file system until this is dropped.
-struct Frozen<'a>(&'a LoopFs);
-
-impl<'a> Frozen<'a> {
-    fn new(volume: &'a LoopFs) -> Self {
-        run(Command::new("fsfreeze").arg("-f").arg(volume.path())).ok();
-        Self(volume)
-    }
-}
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        run(Command::new("fsfreeze").arg("-u").arg(self.0.path()));
-    }
-}
-
 /// SEMANTICS P11.
 #[test]
 fn a_volume_that_hangs_holds_up_nobody_else() {
@@ -504,7 +488,7 @@ fn a_volume_that_hangs_holds_up_nobody_else() {
                 sender.send((pod, client.prepare(&key, &layer(1), &labels))).ok();
             })
         };
-        let frozen = Frozen::new(hanging);
+        let frozen = hanging.freeze();
         let blocked = ask("uid-1");
         // Long enough for the first to be in the middle of it.
         assert!(answers.recv_timeout(Duration::from_millis(300)).is_err());
@@ -516,5 +500,122 @@ fn a_volume_that_hangs_holds_up_nobody_else() {
         drop(frozen);
         blocked.join().unwrap();
         assert!(writable(&answers.recv().unwrap().1.unwrap()).starts_with(hanging.path()));
+    });
+}
+
+/// SEMANTICS P12.
+#[test]
+fn a_volume_that_hangs_keeps_one_thread() {
+    with_volume(|_, volume, daemon| {
+        let client = &client(&daemon);
+        thread::scope(|scope| {
+            let frozen = volume.freeze();
+            let calls: Vec<_> = (0..40)
+                .map(|number| {
+                    let (key, container) = (format!("c{number}"), format!("app-{number}"));
+                    scope.spawn(move || {
+                        prepare(client, &key, &container).map_err(|error| (key, error))
+                    })
+                })
+                .collect();
+            let (waits, refused): (Vec<_>, Vec<_>) = {
+                let waiting = || calls.iter().filter(|call| !call.is_finished()).count();
+                wait_for("all but one call", Duration::from_secs(12), || waiting() == 1);
+                calls.into_iter().partition(|call| !call.is_finished())
+            };
+            for call in refused {
+                let (key, status) = call.join().unwrap().unwrap_err();
+                assert_eq!(status.code(), Code::Unavailable, "{status}");
+                assert!(status.message().contains("is it hung?"), "{status}");
+                assert_eq!(
+                    client.stat(&format!("k8s.io/7/{key}")).unwrap_err().code(),
+                    Code::NotFound
+                );
+            }
+            // containerd's garbage collection must not wait for the one that is left.
+            let pending = client.list(&["kind==active"]).unwrap().remove(0).name;
+            assert_eq!(client.remove(&pending).unwrap_err().code(), Code::Unavailable);
+            client.prepare("default/2/c", &layer(1), &[]).unwrap();
+            drop(frozen);
+            for call in waits {
+                assert!(writable(&call.join().unwrap().unwrap()).starts_with(volume.path()));
+            }
+        });
+    });
+}
+
+/// SEMANTICS P5, P6.
+#[test]
+fn a_place_in_a_store_that_is_away_is_refused() {
+    with_volume(|scratch, _, mut daemon| {
+        let disk = LoopFs::new(scratch, "next", FsKind::Ext4, 16);
+        daemon.set_config(&config(scratch, &next_is(disk.path())));
+        daemon.restart();
+        let client = client(&daemon);
+        let away = |key: &str| {
+            let labels = [(POD, "uid-2"), (CONTAINER, "app")];
+            client.prepare(&format!("k8s.io/7/{key}"), &layer(1), &labels)
+        };
+        assert!(writable(&away("before").unwrap()).starts_with(disk.path()));
+        disk.unmount();
+        let status = away("without").unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert!(status.message().contains("is its disk mounted?"), "{status}");
+        assert_eq!(disk.path().read_dir().unwrap().count(), 0, "written below the mount point");
+        disk.remount();
+        away("without").unwrap();
+        assert_eq!(disk.join("snapshots").read_dir().unwrap().count(), 2);
+    });
+}
+
+/// Configuration that puts what has no volume into a store.
+fn next_is(store: &Path) -> String {
+    format!(
+        "otherwise = \"next\"\n[[rules]]\nstore = \"next\"\n\
+         [stores.next]\ntype = \"dir\"\npath = \"{}\"\n{TRUSTED}",
+        store.display()
+    )
+}
+
+/// Makes the database refuse to record that a snapshot has a place, while `body` runs.
+fn with_refusing_database(daemon: &Daemon, body: impl FnOnce()) {
+    let database = rusqlite::Connection::open(daemon.root().join("metadata.db")).unwrap();
+    let trigger = "CREATE TRIGGER refuse BEFORE UPDATE OF placement ON snapshots
+                   WHEN NEW.placement = 'placed' BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    database.execute_batch(trigger).unwrap();
+    body();
+    database.execute_batch("DROP TRIGGER refuse").unwrap();
+}
+
+/// SEMANTICS D6.
+#[test]
+fn a_place_that_cannot_be_recorded_leaves_nothing_behind() {
+    with_volume(|scratch, volume, mut daemon| {
+        let store = scratch.dir("store");
+        daemon.set_config(&config(scratch, &next_is(&store)));
+        daemon.restart();
+        let client = client(&daemon);
+        let held = prepare(&client, "held", "held").unwrap();
+        fs::write(writable(&held).join("file"), "held").unwrap();
+        let owner = volume.join("overstream/held/overstream.json");
+        let held_by = fs::read(&owner).unwrap();
+        let used = || mount(&held, scratch.join("target")).unmount();
+        used();
+        with_refusing_database(&daemon, || {
+            // On a new upper, on one that is there, and where the volume is missing.
+            refused(&client, "new", Code::Internal, "refused");
+            refused(&client, "held", Code::Internal, "refused");
+            let labels = [(POD, "uid-2"), (CONTAINER, "app")];
+            let status = client.prepare("k8s.io/7/away", &layer(1), &labels).unwrap_err();
+            assert_eq!(status.code(), Code::Internal, "{status}");
+        });
+        let names = |path: &Path| path.read_dir().unwrap().count();
+        assert_eq!(names(&volume.join("overstream")), 1);
+        assert_eq!(names(&store.join("snapshots")), 0);
+        assert_eq!(fs::read(&owner).unwrap(), held_by);
+        assert_eq!(client.mounts("k8s.io/7/held").unwrap(), held);
+        used();
+        prepare(&client, "new", "new").unwrap();
+        assert!(writable(&prepare(&client, "later", "held").unwrap()).join("file").exists());
     });
 }

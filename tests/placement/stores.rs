@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use overstream_testkit::{
-    Client, Daemon, FsKind, LoopFs, Scratch, limit, mount, require_root, run,
+    Client, Daemon, FsKind, LoopFs, Scratch, limit, mount, require_root, run, wait_for,
 };
 use tonic::Code;
 
@@ -260,6 +260,41 @@ fn layers_of_a_store_that_comes_back_late_are_linked_again() {
     });
 }
 
+/// SEMANTICS P5, D2.
+#[test]
+fn a_store_that_comes_back_late_is_mended_as_at_a_start() {
+    with_disk(|_, disk, mut daemon| {
+        daemon.start();
+        add_layer(&client(&daemon), 1, "");
+        client(&daemon).prepare("default/2/lost", &layer(1), &[]).unwrap();
+        daemon.kill();
+        let directory = |number: u64| disk.join("snapshots").join(number.to_string());
+        fs::remove_dir_all(directory(2)).unwrap();
+        for (stray, file) in [(1, true), (90, false), (91, true)] {
+            fs::create_dir_all(directory(stray).join("fs")).unwrap();
+            if file {
+                fs::write(directory(stray).join("fs/file"), "file").unwrap();
+            }
+        }
+        disk.unmount();
+        daemon.start();
+        let client = client(&daemon);
+        client.mounts("default/2/lost").unwrap_err();
+        disk.remount();
+        client.prepare("default/3/notices", &layer(1), &[]).unwrap();
+        let mounts = client.prepare("default/4/c", &layer(1), &[]).unwrap();
+        assert_eq!(writable(&mounts), directory(92).join("fs"), "a number was used again");
+        wait_for("the lost upper", Duration::from_secs(20), || {
+            client.mounts("default/2/lost").is_ok()
+        });
+        client.cleanup().unwrap();
+        // What a database from a backup may just not know is left to the next start.
+        for (number, is_there) in [(1, false), (2, true), (90, false), (91, true), (92, true)] {
+            assert_eq!(directory(number).exists(), is_there, "{number}");
+        }
+    });
+}
+
 /// SEMANTICS P5.
 #[test]
 fn a_readonly_disk_is_refused_until_it_is_writable() {
@@ -316,6 +351,49 @@ fn a_file_system_that_cannot_hold_an_upper_is_refused() {
         daemon.set_config(&fast(&store));
         does_not_start(&mut daemon, "overlay");
         assert_eq!(store.read_dir().unwrap().count(), 0, "something was left there");
+    });
+}
+
+/// SEMANTICS P5.
+#[test]
+fn fat_cannot_hold_an_upper() {
+    with_disk(|scratch, _, mut daemon| {
+        if !FsKind::Vfat.available() {
+            return;
+        }
+        let fat = LoopFs::new(scratch, "fat", FsKind::Vfat, 16);
+        daemon.set_config(&fast(fat.path()));
+        does_not_start(&mut daemon, "kernel overlayfs refuses an upper on this file system (vfat)");
+        assert_eq!(fat.path().read_dir().unwrap().count(), 0, "something was left there");
+        let mut root = Daemon::named(scratch, "root", BINARY).with_root(fat.join("root"));
+        does_not_start(&mut root, "refuses an upper on this file system (vfat)");
+    });
+}
+
+/// SEMANTICS P5. A tmpfs is as good as a disk until it goes.
+#[test]
+fn a_store_in_memory_is_missed_when_it_went() {
+    with_disk(|scratch, _, mut daemon| {
+        let memory = scratch.dir("memory");
+        let mount_memory = || {
+            let mut command = Command::new("mount");
+            run(command.args(["-t", "tmpfs", "tmpfs"]).arg(&memory)).ok();
+        };
+        mount_memory();
+        daemon.set_config(&fast(&memory));
+        daemon.start();
+        let mut client = client(&daemon);
+        add_layer(&client, 1, "");
+        let mounts = client.prepare("default/2/c", &layer(1), &[]).unwrap();
+        mount(&mounts, scratch.join("target")).unmount();
+        run(Command::new("umount").arg(&memory)).ok();
+        mount_memory();
+        client = restart(&mut daemon, client);
+        refused(&client, Code::Unavailable, "its marker .overstream-store is missing");
+        let status = client.mounts("default/2/c").unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert_eq!(memory.read_dir().unwrap().count(), 0);
+        client.remove("default/2/c").unwrap();
     });
 }
 
@@ -464,6 +542,7 @@ fn a_full_root_can_be_started_on() {
             client.prepare("default/3/c", &layer(1), &[]).unwrap();
             drop(client);
             daemon.stop();
+            fs::remove_dir_all(daemon.root()).unwrap();
         }
     });
 }

@@ -35,7 +35,7 @@ pub use cri::{Cri, ExecOutput, Pod};
 pub use daemon::Daemon;
 pub use limit::limit;
 pub use listing::LISTING;
-pub use loopfs::{FsKind, LoopFs};
+pub use loopfs::{Frozen, FsKind, LoopFs};
 pub use mount::{Mounted, mount, try_mount};
 pub use mountinfo::mounts_below;
 pub use process::Process;

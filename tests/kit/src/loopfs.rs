@@ -28,6 +28,18 @@ pub enum FsKind {
     Xfs,
     /// btrfs.
     Btrfs,
+    /// FAT, which cannot hold an upper.
+    Vfat,
+}
+
+/// A file system that hangs: whoever writes to it waits, until this is dropped.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a LoopFs);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        run(Command::new("fsfreeze").arg("-u").arg(&self.0.path)).ok();
+    }
 }
 
 /// A mounted file system on a file of its own; its scratch directory unmounts it.
@@ -40,7 +52,7 @@ pub struct LoopFs {
 
 impl FsKind {
     /// Tells whether such file systems can be made, mounted and crashed (capabilities `root`,
-    /// `loop`, `ext4`, `xfs`, `btrfs`); says so if not.
+    /// `loop`, `ext4`, `xfs`, `btrfs`, `vfat`); says so if not.
     pub fn available(self) -> bool {
         if !require_root() {
             return false;
@@ -57,7 +69,8 @@ impl FsKind {
             return false;
         }
         let programs = [format!("mkfs.{}", self.name()), "xfs_io".to_owned()];
-        let needed = if self == Self::Btrfs { &programs[..1] } else { &programs[..] };
+        let crashes = matches!(self, Self::Ext4 | Self::Xfs);
+        let needed = if crashes { &programs[..] } else { &programs[..1] };
         needed.iter().all(|program| require_command(self.name(), program))
     }
 
@@ -66,12 +79,13 @@ impl FsKind {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
+            Self::Vfat => "vfat",
         }
     }
 
     fn minimum_mb(self) -> u64 {
         match self {
-            Self::Ext4 => 0,
+            Self::Ext4 | Self::Vfat => 0,
             Self::Xfs => XFS_MINIMUM_MB,
             Self::Btrfs => BTRFS_MINIMUM_MB,
         }
@@ -86,7 +100,11 @@ impl LoopFs {
         let file = File::create_new(&image).expect("make an image file");
         file.set_len(size_mb.max(kind.minimum_mb()) << 20).expect("size an image file");
         let mut command = Command::new(format!("mkfs.{}", kind.name()));
-        command.args(if kind == FsKind::Ext4 { &["-q", "-F"][..] } else { &["-q"] });
+        command.args(match kind {
+            FsKind::Ext4 => &["-q", "-F"][..],
+            FsKind::Xfs | FsKind::Btrfs => &["-q"],
+            FsKind::Vfat => &[],
+        });
         run(command.arg(&image)).ok();
         let fs = Self { kind, image, path: scratch.dir(name) };
         fs.mount(&[]).ok();
@@ -104,10 +122,11 @@ impl LoopFs {
     }
 
     /// Stops it at once, as a power loss does: what is not on its disk will never be, and every
-    /// call fails with EIO, until [`LoopFs::remount`]. Not for btrfs, which cannot do that.
+    /// call fails with EIO, until [`LoopFs::remount`]. Not for btrfs and FAT, which cannot do that.
     #[track_caller]
     pub fn shutdown(&self) {
-        assert_ne!(self.kind, FsKind::Btrfs, "btrfs cannot be shut down; use power_loss");
+        let able = matches!(self.kind, FsKind::Ext4 | FsKind::Xfs);
+        assert!(able, "{:?} cannot be shut down; use power_loss", self.kind);
         run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.path)).ok();
     }
 
@@ -162,6 +181,13 @@ impl LoopFs {
         }
         // The next mount must not get a device that still holds the old image.
         sweep::detach_loops_below(&self.image);
+    }
+
+    /// Makes it hang: whoever writes waits, and cannot be killed. Its scratch directory thaws it, too.
+    #[track_caller]
+    pub fn freeze(&self) -> Frozen<'_> {
+        run(Command::new("fsfreeze").arg("-f").arg(&self.path)).ok();
+        Frozen(self)
     }
 
     /// Takes up all space, so that further writes fail with ENOSPC.

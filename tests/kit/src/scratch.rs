@@ -137,6 +137,8 @@ impl Inner {
     }
 
     fn kill(&self) {
+        // Who waits for a frozen file system cannot be killed.
+        sweep::thaw_below(&self.path);
         for child in lock(&self.children).drain(..) {
             child.kill();
         }

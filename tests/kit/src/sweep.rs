@@ -58,6 +58,14 @@ pub(crate) fn kill_processes_of(scratch: &Path) {
     }
 }
 
+/// Thaws the file systems mounted below `directory` that a test froze.
+pub(crate) fn thaw_below(directory: &Path) {
+    for point in mounts_below(directory) {
+        // What is not frozen says so.
+        Command::new("fsfreeze").arg("-u").arg(point).output().ok();
+    }
+}
+
 /// Unmounts everything at or below `directory`, the innermost first.
 pub(crate) fn unmount_below(directory: &Path) {
     for _ in 0..ROUNDS {
