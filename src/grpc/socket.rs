@@ -1,19 +1,28 @@
 //! A connection that sends what it has to say at once.
 //!
-//! The HTTP/2 library writes an answer's data and its trailers apart, and so each acknowledgement of a
-//! ping, of which Go's client sends one per answer. Every write wakes the other side. Here a flush waits
-//! until the tasks that are ready have run, and one write takes what all of them had.
+//! The HTTP/2 library writes an answer's data and its trailers apart. Every write wakes the other side. Here
+//! a flush waits until the tasks that are ready have run, and one write takes what all of them had.
+//!
+//! Go's client measures the connection with a ping after every answer, unless one is under way. Its
+//! acknowledgement goes out with the next answer, or after a while: that makes few of the pings.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
 /// Bytes that may wait; more are written before others are taken.
 const BUFFER: usize = 64 << 10;
+/// How long the acknowledgement of a ping may wait for company.
+const PATIENCE: Duration = Duration::from_millis(5);
+/// Length of a ping's frame, and how that of an acknowledgement begins (RFC 9113, 6.7).
+const PING: usize = 17;
+const PING_ACK: [u8; 5] = [0, 0, 8, 6, 1];
 
 /// A stream of a unix socket with its writes gathered.
 #[derive(Debug)]
@@ -24,11 +33,26 @@ pub(crate) struct Gathering {
     written: usize,
     /// True if something came since the last flush.
     fresh: bool,
+    /// Runs while nothing but an acknowledgement waits.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Gathering {
     pub(crate) fn new(stream: UnixStream) -> Self {
-        Self { stream, waiting: Vec::new(), written: 0, fresh: false }
+        Self { stream, waiting: Vec::new(), written: 0, fresh: false, patience: None }
+    }
+
+    /// True as long as what waits can wait for more.
+    fn is_patient(&mut self, cx: &mut Context<'_>) -> bool {
+        let lone_ack =
+            self.written == 0 && self.waiting.len() == PING && self.waiting.starts_with(&PING_ACK);
+        lone_ack
+            && self
+                .patience
+                .get_or_insert_with(|| Box::pin(sleep(PATIENCE)))
+                .as_mut()
+                .poll(cx)
+                .is_pending()
     }
 
     /// Writes all that waits.
@@ -41,6 +65,7 @@ impl Gathering {
         }
         self.waiting.clear();
         self.written = 0;
+        self.patience = None;
         Poll::Ready(Ok(()))
     }
 }
@@ -85,6 +110,9 @@ impl AsyncWrite for Gathering {
             cx.waker().wake_by_ref();
             return Poll::Ready(Ok(()));
         }
+        if this.is_patient(cx) {
+            return Poll::Ready(Ok(()));
+        }
         this.poll_drain(cx)
     }
 
@@ -92,5 +120,110 @@ impl AsyncWrite for Gathering {
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
         Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Polls for a flush, again and again, as the HTTP/2 library does whenever it is woken.
+    async fn keep_flushing(stream: &mut Gathering) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                biased;
+                result = std::future::poll_fn(|cx| {
+                    match Pin::new(&mut *stream).poll_flush(cx) {
+                        Poll::Ready(Ok(())) => Poll::Pending,
+                        other => other,
+                    }
+                }) => return result,
+                () = sleep(4 * PATIENCE) => return Ok(()),
+            }
+        }
+    }
+
+    async fn pair() -> (Gathering, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Gathering::new(ours), theirs)
+    }
+
+    fn ack(number: u8) -> [u8; PING] {
+        let mut frame = [number; PING];
+        frame[..9].copy_from_slice(&[0, 0, 8, 6, 1, 0, 0, 0, 0]);
+        frame
+    }
+
+    /// Bytes that are there now, without waiting.
+    fn there(stream: &UnixStream) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        let count = stream.try_read(&mut bytes).unwrap_or(0);
+        bytes.truncate(count);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn what_is_written_between_two_flushes_goes_out_at_once() {
+        let (mut ours, mut theirs) = pair().await;
+        ours.write_all(b"data").await.unwrap();
+        ours.flush().await.unwrap();
+        assert_eq!(there(&theirs), b"", "flushed before the trailers came");
+        ours.write_all(b"trailers").await.unwrap();
+        keep_flushing(&mut ours).await.unwrap();
+        let mut bytes = [0; 12];
+        theirs.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"datatrailers");
+    }
+
+    #[tokio::test]
+    async fn an_acknowledgement_waits_for_company_but_not_for_ever() {
+        let (mut ours, mut theirs) = pair().await;
+        ours.write_all(&ack(7)).await.unwrap();
+        ours.flush().await.unwrap();
+        ours.flush().await.unwrap();
+        assert_eq!(there(&theirs), b"", "it went out alone");
+        ours.write_all(b"answer").await.unwrap();
+        ours.flush().await.unwrap();
+        ours.flush().await.unwrap();
+        let mut bytes = [0; PING + 6];
+        theirs.read_exact(&mut bytes).await.unwrap();
+        assert_eq!((&bytes[..PING], &bytes[PING..]), (&ack(7)[..], &b"answer"[..]));
+
+        ours.write_all(&ack(8)).await.unwrap();
+        let reader = tokio::spawn(async move {
+            let mut bytes = [0; PING];
+            theirs.read_exact(&mut bytes).await.unwrap();
+            bytes
+        });
+        keep_flushing(&mut ours).await.unwrap();
+        assert_eq!(reader.await.unwrap(), ack(8), "sent without company, after a while");
+    }
+
+    #[tokio::test]
+    async fn more_than_the_buffer_and_the_socket_hold_arrives_whole_and_in_order() {
+        let (mut ours, mut theirs) = pair().await;
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let reader = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            theirs.read_to_end(&mut bytes).await.unwrap();
+            bytes
+        });
+        for chunk in sent.chunks(1000) {
+            ours.write_all(chunk).await.unwrap();
+            ours.flush().await.unwrap();
+        }
+        ours.shutdown().await.unwrap();
+        assert!(reader.await.unwrap() == sent);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_is_an_error() {
+        let (mut ours, theirs) = pair().await;
+        drop(theirs);
+        ours.write_all(b"answer").await.unwrap();
+        let error = keep_flushing(&mut ours).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

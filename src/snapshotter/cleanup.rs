@@ -22,6 +22,9 @@ use crate::metastore::{Garbage, Layer, ROOT_STORE, Row};
 use crate::placement::volume::{self, Home};
 use crate::tree;
 
+/// How much lower the priority of threads that delete garbage is.
+const NICE: i32 = 10;
+
 /// A disk that garbage lies on: a store, and the volume in it.
 type Disk = (String, Option<PathBuf>);
 
@@ -102,6 +105,13 @@ impl Drop for Ended<'_> {
     }
 }
 
+/// Lets other threads go first: containers that start matter more than those that are gone.
+fn step_back() {
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::debug!(%error, "garbage is deleted at ordinary priority");
+    }
+}
+
 impl Snapshotter {
     /// Deletes all garbage it can, except where the disk hangs.
     pub(crate) fn cleanup(self: &Arc<Self>) {
@@ -119,7 +129,7 @@ impl Snapshotter {
             disks.into_iter().map(|disk| (self.ask_to_clean(&disk), disk)).collect();
         let root = {
             let _alone = self.cleaners.root.lock().unwrap_or_else(PoisonError::into_inner);
-            self.delete_garbage(&(ROOT_STORE.to_owned(), None))
+            self.clean_root()
         };
         for (number, disk) in asked {
             if !self.cleaners.wait(&disk, number) {
@@ -131,6 +141,22 @@ impl Snapshotter {
             }
         }
         root
+    }
+
+    fn clean_root(&self) -> Result<()> {
+        let root = (ROOT_STORE.to_owned(), None);
+        if self.options.sync_remove {
+            return self.delete_garbage(&root);
+        }
+        std::thread::scope(|scope| {
+            let span = tracing::Span::current();
+            let cleaner = scope.spawn(move || {
+                let _entered = span.entered();
+                step_back();
+                self.delete_garbage(&root)
+            });
+            cleaner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Has a disk cleaned by its own thread.
@@ -146,6 +172,9 @@ impl Snapshotter {
 
     fn clean(&self, disk: &Disk, asked: u64) {
         let _ended = Ended(&self.cleaners, disk);
+        if !self.options.sync_remove {
+            step_back();
+        }
         let mut next = Some(asked);
         while let Some(number) = next {
             if let Err(error) = self.delete_garbage(disk) {

@@ -24,7 +24,7 @@ pub(super) fn measure(settings: &Settings, world: &World, report: &mut Report) {
     let mut whole = Series::default();
     let mut emptied = Series::default();
     let mut latencies: [Series; 3] = Default::default();
-    pairs("calls through containerd", settings.pairs(20), |side, pair| {
+    pairs("calls through containerd", settings.pairs(40), |side, pair| {
         let top = &tops.iter().find(|(of, _)| *of == side).expect("both sides").1;
         quiet();
         let begin = Instant::now();
