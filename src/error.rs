@@ -36,6 +36,9 @@ pub enum Error {
     /// The client went away; the work was given up.
     #[error("cancelled by the client")]
     Cancelled,
+    /// Others are writing to the metadata database, and this call was not to wait for them.
+    #[error("the metadata database is in use; try again")]
+    WouldWait,
     /// A system call failed.
     #[error("{what} {}: {source}", path.display())]
     Io {

@@ -37,6 +37,8 @@ const WORKERS: usize = 1;
 /// Most calls that do their work at once; further ones wait.
 const BLOCKING: usize = 32;
 
+/// What of the time for a stop is left to the last sync of committed layers, at most a quarter.
+const LAST_SYNC: Duration = Duration::from_secs(3);
 /// How long no call may be under way before a stop hangs up: the last answer has been sent by then.
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -93,22 +95,31 @@ pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
     let deadline = Deadline::within(config.shutdown_grace);
     let deadline = *stop.as_ref().unwrap_or(&deadline);
     control.shutdown_background();
-    calls.shutdown_timeout(deadline.left());
+    calls.shutdown_timeout(deadline.left_for_calls());
     background.stop(snapshots, deadline);
     stop.map(|_| tracing::info!("stopped"))
 }
 
 /// When a stop is over, whatever is still under way.
 #[derive(Clone, Copy, Debug)]
-struct Deadline(Instant);
+struct Deadline {
+    end: Instant,
+    /// Until when calls may go on: one whose disk hangs must not take the time to sync the others.
+    calls: Instant,
+}
 
 impl Deadline {
     fn within(grace: Duration) -> Self {
-        Self(Instant::now() + grace)
+        let now = Instant::now();
+        Self { end: now + grace, calls: now + grace - LAST_SYNC.min(grace / 4) }
     }
 
     fn left(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
+        self.end.saturating_duration_since(Instant::now())
+    }
+
+    fn left_for_calls(self) -> Duration {
+        self.calls.saturating_duration_since(Instant::now())
     }
 }
 
@@ -203,7 +214,7 @@ async fn serve(
             () = calls.wait_quiet(QUIET) => Ok(()),
         }
     };
-    match tokio::time::timeout(deadline.left(), finished).await {
+    match tokio::time::timeout(deadline.left_for_calls(), finished).await {
         Ok(ended) => ended?,
         Err(_) => {
             tracing::warn!(grace = ?config.shutdown_grace, "calls are still under way; stopping all the same");

@@ -21,4 +21,5 @@ mod rpc {
     mod service;
     mod tools;
     mod usage;
+    mod waiting;
 }

@@ -129,20 +129,13 @@ mod tests {
 
     use super::*;
 
-    /// Polls for a flush, again and again, as the HTTP/2 library does whenever it is woken.
+    /// Flushes whenever it is woken for a while, as the HTTP/2 library does.
     async fn keep_flushing(stream: &mut Gathering) -> io::Result<()> {
-        loop {
-            tokio::select! {
-                biased;
-                result = std::future::poll_fn(|cx| {
-                    match Pin::new(&mut *stream).poll_flush(cx) {
-                        Poll::Ready(Ok(())) => Poll::Pending,
-                        other => other,
-                    }
-                }) => return result,
-                () = sleep(4 * PATIENCE) => return Ok(()),
-            }
-        }
+        let flushing = std::future::poll_fn(|cx| match Pin::new(&mut *stream).poll_flush(cx) {
+            Poll::Ready(Ok(())) => Poll::Pending,
+            other => other,
+        });
+        tokio::time::timeout(4 * PATIENCE, flushing).await.unwrap_or(Ok(()))
     }
 
     async fn pair() -> (Gathering, UnixStream) {

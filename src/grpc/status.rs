@@ -28,7 +28,7 @@ fn code(error: &Error) -> Code {
         Error::NotFound(_) => Code::NotFound,
         Error::AlreadyExists(_) => Code::AlreadyExists,
         Error::FailedPrecondition(_) => Code::FailedPrecondition,
-        Error::Unavailable(_) => Code::Unavailable,
+        Error::Unavailable(_) | Error::WouldWait => Code::Unavailable,
         Error::ResourceExhausted(_) => Code::ResourceExhausted,
         Error::DataLoss(_) => Code::DataLoss,
         Error::Cancelled => Code::Cancelled,

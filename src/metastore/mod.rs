@@ -1,8 +1,8 @@
 //! The record of all snapshots, in SQLite: one transaction per call.
 //!
 //! WAL with `synchronous=FULL`: a call that has answered survives a power failure. One connection
-//! writes, a few read; readers never wait for the writer, and no call waits for I/O on snapshot
-//! directories while it holds a connection. This room checks what must hold at the instant of the
+//! writes, a few read; readers never wait for the writer, but use its connection while nobody writes. No call
+//! waits for I/O on snapshot directories while it holds a connection. This room checks what must hold at the instant of the
 //! write (key free, parent committed, no children); everything else is decided by its callers.
 
 mod open;
@@ -14,11 +14,14 @@ mod write;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 
 use self::pace::Pace;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 pub(crate) use open::{FILE, OpenError};
 pub(crate) use retained::{Counted, Garbage, Retained};
@@ -29,6 +32,15 @@ use crate::error::{Error, Result};
 
 /// Most connections kept for reading; more are opened under load and closed again.
 const READERS: usize = 4;
+
+/// Whether a change may wait for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The thread has better things to do.
+    Never,
+    /// It has none.
+    AsLongAsItTakes,
+}
 
 /// The database below one root.
 #[derive(Debug)]
@@ -199,16 +211,53 @@ impl Metastore {
 
     /// Runs `work` in the one write transaction; nothing of it stays if it fails.
     fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let mut connection = lock(&self.writer);
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let value = work(&tx)?;
-        crate::crash::point("metastore: before commit");
         let began = Instant::now();
-        tx.commit()?;
+        let written = change(&mut lock(&self.writer), work);
         self.pace.note(began.elapsed());
-        crate::crash::point("metastore: after commit");
-        Ok(value)
+        written
     }
+
+    /// The same, as far as `wait` allows: `Error::WouldWait` while others write.
+    fn write_if<T>(
+        &self,
+        wait: Wait,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        if wait == Wait::AsLongAsItTakes {
+            return self.write(work);
+        }
+        let mut connection = match self.writer.try_lock() {
+            Ok(connection) => connection,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Error::WouldWait),
+        };
+        let began = Instant::now();
+        connection.busy_timeout(Duration::ZERO)?;
+        let written = change(&mut connection, work);
+        connection.busy_timeout(open::BUSY)?;
+        self.pace.note(began.elapsed());
+        match written {
+            // Another program has the database.
+            Err(Error::Database(error))
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) =>
+            {
+                Err(Error::WouldWait)
+            }
+            other => other,
+        }
+    }
+}
+
+fn change<T>(
+    connection: &mut Connection,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T>,
+) -> Result<T> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let value = work(&tx)?;
+    crate::crash::point("metastore: before commit");
+    tx.commit()?;
+    crate::crash::point("metastore: after commit");
+    Ok(value)
 }
 
 /// A panic while a connection was held leaves no broken state: its transaction was rolled back.

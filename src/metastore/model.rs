@@ -197,7 +197,9 @@ fn make(call: &Call, model: &mut Model, meta: &Metastore) -> (End, End) {
             let chain = ["local".to_owned()];
             let keep = Removal::Retain { namespace: "ns", name: "key", chain: &chain };
             let removal = if *retain { keep } else { Removal::Discard };
-            let found = meta.get("s", &key).and_then(|row| meta.remove(&row, &removal));
+            let found = meta
+                .get("s", &key)
+                .and_then(|row| meta.remove(&row, &removal, Wait::AsLongAsItTakes));
             (model.remove(&key, *retain), end(&found))
         }
         Call::Label { key, value } => {
@@ -251,6 +253,7 @@ fn create(
         labels: &labels,
         placement: &placement,
         resumes: false,
+        wait: Wait::AsLongAsItTakes,
     };
     let created = meta.create(&new);
     assert_eq!(checked, end(&created), "the check and the creation differ");

@@ -24,7 +24,7 @@ const LOG_RESERVE: u64 = 8 << 20;
 const INDEX: u64 = 32 << 10;
 
 /// How long a call waits for another process, such as `sqlite3`, that holds the database.
-const BUSY: Duration = Duration::from_secs(10);
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -25,6 +25,7 @@ fn create(meta: &Metastore, id: u64, key: &str, parent: &str) -> Result<()> {
         labels: &labels,
         placement: &placement,
         resumes: false,
+        wait: Wait::AsLongAsItTakes,
     };
     meta.create(&new)
 }
@@ -115,7 +116,7 @@ fn numbers_are_never_used_again() {
     assert_eq!(meta.last_id().unwrap(), 0);
     create(&meta, 7, "a", "").unwrap();
     let row = meta.get("s", "a").unwrap();
-    meta.remove(&row, &Removal::Leave).unwrap();
+    meta.remove(&row, &Removal::Leave, Wait::AsLongAsItTakes).unwrap();
     drop(meta);
     assert_eq!(Metastore::open(root.path()).unwrap().last_id().unwrap(), 7);
 }
@@ -131,7 +132,8 @@ fn a_failed_call_leaves_nothing() {
     commit(&meta, "a", "A").unwrap();
     create(&meta, 2, "b", "A").unwrap();
     let parent = meta.get("s", "A").unwrap();
-    let error = meta.remove(&parent, &Removal::Discard).unwrap_err().to_string();
+    let error =
+        meta.remove(&parent, &Removal::Discard, Wait::AsLongAsItTakes).unwrap_err().to_string();
     assert!(error.contains("remove"), "{error}");
     assert!(meta.garbage().unwrap().is_empty());
     assert_eq!(meta.last_id().unwrap(), 2);
@@ -144,14 +146,14 @@ fn removal_leaves_garbage_or_a_retained_upper() {
     for (id, key) in [(1, "a"), (2, "b")] {
         create(&meta, id, key, "").unwrap();
     }
-    meta.remove(&meta.get("s", "a").unwrap(), &Removal::Discard).unwrap();
+    meta.remove(&meta.get("s", "a").unwrap(), &Removal::Discard, Wait::AsLongAsItTakes).unwrap();
     assert_eq!(
         meta.garbage().unwrap(),
         [Garbage { id: 1, store: "root".to_owned(), volume_dir: None }]
     );
     let chain = ["sha256:x".to_owned()];
     let retain = Removal::Retain { namespace: "ns", name: "b", chain: &chain };
-    meta.remove(&meta.get("s", "b").unwrap(), &retain).unwrap();
+    meta.remove(&meta.get("s", "b").unwrap(), &retain, Wait::AsLongAsItTakes).unwrap();
     let found = meta.find_retained("s", "ns", "b", None).unwrap().unwrap();
     assert_eq!((found.id, found.chain.as_slice()), (2, &chain[..]));
     assert!(meta.find_retained("s", "other", "b", None).unwrap().is_none());

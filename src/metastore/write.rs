@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::row::{Place, Placement, Row};
-use super::{Metastore, find, key_exists};
+use super::{Metastore, Wait, find, key_exists};
 use crate::error::{Error, Result};
 use crate::snapshot::{Kind, Labels, Time, Usage};
 
@@ -28,6 +28,8 @@ pub(crate) struct NewSnapshot<'a> {
     pub placement: &'a Placement,
     /// True if its upper is a retained one of the same number, which this takes back.
     pub resumes: bool,
+    /// Whether others may be waited for.
+    pub wait: Wait,
 }
 
 /// An active snapshot to be made immutable.
@@ -87,7 +89,7 @@ impl Metastore {
     /// Records a new snapshot.
     pub(crate) fn create(&self, new: &NewSnapshot<'_>) -> Result<()> {
         let now = Time::now();
-        self.write(|tx| {
+        self.write_if(new.wait, |tx| {
             let parent = committed_parent(tx, new.snapshotter, new.parent)?;
             if parent != new.parent_id {
                 return Err(replaced(new.parent));
@@ -208,8 +210,8 @@ impl Metastore {
     }
 
     /// Forgets a snapshot, provided that it is still the one numbered `id`.
-    pub(crate) fn remove(&self, row: &Row, removal: &Removal<'_>) -> Result<()> {
-        self.write(|tx| {
+    pub(crate) fn remove(&self, row: &Row, removal: &Removal<'_>, wait: Wait) -> Result<()> {
+        self.write_if(wait, |tx| {
             let current =
                 find(tx, &row.snapshotter, &row.info.name)?.filter(|found| found.id == row.id);
             let current = current.ok_or_else(|| Error::no_snapshot(&row.info.name))?;

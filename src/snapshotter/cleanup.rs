@@ -105,11 +105,22 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Lets other threads go first: containers that start matter more than those that are gone.
-fn step_back() {
-    if let Err(error) = rustix::process::nice(NICE) {
-        tracing::debug!(%error, "garbage is deleted at ordinary priority");
-    }
+/// Runs `work` on a thread that lets others go first: containers that start matter more than those that
+/// are gone. What others wait for, such as the database, is not to be touched there.
+fn behind_others<T: Send>(work: impl Fn() -> T + Sync) -> T {
+    let span = tracing::Span::current();
+    let behind = || {
+        let _entered = span.enter();
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::debug!(%error, "garbage is deleted at ordinary priority");
+        }
+        work()
+    };
+    std::thread::scope(|scope| match std::thread::Builder::new().spawn_scoped(scope, behind) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        // There are too many threads already.
+        Err(_) => work(),
+    })
 }
 
 impl Snapshotter {
@@ -129,7 +140,7 @@ impl Snapshotter {
             disks.into_iter().map(|disk| (self.ask_to_clean(&disk), disk)).collect();
         let root = {
             let _alone = self.cleaners.root.lock().unwrap_or_else(PoisonError::into_inner);
-            self.clean_root()
+            self.delete_garbage(&(ROOT_STORE.to_owned(), None))
         };
         for (number, disk) in asked {
             if !self.cleaners.wait(&disk, number) {
@@ -141,22 +152,6 @@ impl Snapshotter {
             }
         }
         root
-    }
-
-    fn clean_root(&self) -> Result<()> {
-        let root = (ROOT_STORE.to_owned(), None);
-        if self.options.sync_remove {
-            return self.delete_garbage(&root);
-        }
-        std::thread::scope(|scope| {
-            let span = tracing::Span::current();
-            let cleaner = scope.spawn(move || {
-                let _entered = span.entered();
-                step_back();
-                self.delete_garbage(&root)
-            });
-            cleaner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
     }
 
     /// Has a disk cleaned by its own thread.
@@ -172,9 +167,6 @@ impl Snapshotter {
 
     fn clean(&self, disk: &Disk, asked: u64) {
         let _ended = Ended(&self.cleaners, disk);
-        if !self.options.sync_remove {
-            step_back();
-        }
         let mut next = Some(asked);
         while let Some(number) = next {
             if let Err(error) = self.delete_garbage(disk) {
@@ -186,13 +178,25 @@ impl Snapshotter {
 
     /// Deletes the garbage on one disk.
     fn delete_garbage(&self, disk: &Disk) -> Result<()> {
+        let mut garbage = self.meta.garbage()?;
+        garbage.retain(|garbage| disk_of(garbage) == *disk);
+        let deleted = if self.options.sync_remove || garbage.is_empty() {
+            self.delete_files(disk, &garbage)
+        } else {
+            behind_others(|| self.delete_files(disk, &garbage))
+        };
+        crate::crash::point("cleanup: deleted");
+        self.meta.forget_garbage(&deleted)
+    }
+
+    /// Deletes what it can, and returns it.
+    fn delete_files(&self, disk: &Disk, garbage: &[Garbage]) -> Vec<Garbage> {
         let mut deleted = Vec::new();
-        for garbage in self.meta.garbage()?.into_iter().filter(|garbage| disk_of(garbage) == *disk)
-        {
+        for garbage in garbage {
             crate::crash::point("cleanup: before delete");
-            match self.delete(&garbage, &|| self.cleaners.gets_on(disk)) {
+            match self.delete(garbage, &|| self.cleaners.gets_on(disk)) {
                 Ok(()) => {
-                    deleted.push(garbage);
+                    deleted.push(garbage.clone());
                     crate::crash::point("cleanup: one deleted");
                 }
                 Err(error) => {
@@ -200,8 +204,7 @@ impl Snapshotter {
                 }
             }
         }
-        crate::crash::point("cleanup: deleted");
-        self.meta.forget_garbage(&deleted)
+        deleted
     }
 
     fn delete(&self, garbage: &Garbage, gets_on: &dyn Fn()) -> Result<()> {

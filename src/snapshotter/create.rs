@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{Snapshotter, without_empty};
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
-use crate::metastore::{Layer, NewSnapshot, Place, Placement, ROOT_STORE, Removal, Row};
+use crate::metastore::{Layer, NewSnapshot, Place, Placement, ROOT_STORE, Removal, Row, Wait};
 use crate::placement::{Decision, Request, Resume, Target};
 use crate::snapshot::{Info, KeyHint, Kind, Labels, Mount, Time, Usage};
 
@@ -65,7 +65,7 @@ impl Snapshotter {
         let labels = without_empty(new.labels);
         let new = New { labels: &labels, ..*new };
         let draft = self.draft(kind, &new)?;
-        self.carry_out(kind, &new, draft)
+        self.carry_out(kind, &new, draft, Wait::AsLongAsItTakes)
     }
 
     /// Makes a writable snapshot of which all lies in the root, while its disk is quick; nothing for
@@ -77,7 +77,10 @@ impl Snapshotter {
         if !draft.stays_in_root() || !self.meta.is_quick() {
             return Ok(None);
         }
-        self.carry_out(Kind::Active, &new, draft).map(Some)
+        match self.carry_out(Kind::Active, &new, draft, Wait::Never) {
+            Err(Error::WouldWait) => Ok(None),
+            mounts => mounts.map(Some),
+        }
     }
 
     /// Checks what is asked for and decides on its place, from the database alone.
@@ -94,13 +97,13 @@ impl Snapshotter {
         Ok(Draft { chain, decision: Some(decision) })
     }
 
-    fn carry_out(&self, kind: Kind, new: &New<'_>, draft: Draft) -> Result<Vec<Mount>> {
+    fn carry_out(&self, kind: Kind, new: &New<'_>, draft: Draft, wait: Wait) -> Result<Vec<Mount>> {
         let Draft { chain, decision } = draft;
         let owner = self.owner_for(new.labels, &chain)?;
         let mut plan = self.plan(kind, new, &chain, decision)?;
         crate::crash::point("prepare: before directories");
         let made = self.make_directories(kind, &mut plan, owner)?;
-        match self.record(kind, new, &plan, &chain) {
+        match self.record(kind, new, &plan, &chain, wait) {
             Ok(mounts) => Ok(mounts),
             Err(error) => {
                 if let Some(directory) = made {
@@ -168,14 +171,15 @@ impl Snapshotter {
         }
         let store = &plan.placement.store;
         let base = self.ready(store)?;
+        // A spare may have reached the disk long before, and a new owner need not be there after a power
+        // failure.
         if kind == Kind::Active
             && store == ROOT_STORE
+            && owner == (0, 0)
             && let Some(spare) = self.take_spare()
         {
             plan.id = spare;
             let directory = layout::snapshot(&base, spare);
-            give_to(&directory.join(layout::FS), owner)
-                .inspect_err(|_| self.discard(spare, store, &directory))?;
             return Ok(Some(directory));
         }
         // A number whose directory exists is a stray of a store that was away when we started.
@@ -210,6 +214,7 @@ impl Snapshotter {
         new: &New<'_>,
         plan: &Plan,
         chain: &[Layer],
+        wait: Wait,
     ) -> Result<Vec<Mount>> {
         let row = provisional_row(kind, new, plan);
         let mounts = match plan.placement.place {
@@ -226,6 +231,7 @@ impl Snapshotter {
             labels: new.labels,
             placement: &plan.placement,
             resumes: plan.resumes,
+            wait,
         })?;
         crate::crash::point("prepare: recorded");
         if plan.placement.place != Place::Pending || self.identity_from_labels(&row).is_none() {
@@ -248,7 +254,7 @@ impl Snapshotter {
                 // An upper on a volume may have been there before, with somebody's files in it.
                 Place::Volume(_) | Place::Pending | Place::Moved(_) => Removal::Leave,
             };
-            self.meta.remove(&now, &removal)?;
+            self.meta.remove(&now, &removal, Wait::AsLongAsItTakes)?;
             if let Place::Volume(directory) = &now.placement.place {
                 self.handed_out.forget(directory.as_ref());
             }
@@ -364,18 +370,13 @@ pub(super) fn fill_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> 
     let fs = directory.join(layout::FS);
     make_unless_there(&fs, 0o755)?;
     crate::crash::point("prepare: upper made");
-    give_to(&fs, owner)?;
+    if owner != (0, 0) {
+        chown(&fs, Some(owner.0), Some(owner.1)).at("change the owner of", &fs)?;
+    }
     if kind == Kind::Active {
         make_unless_there(&directory.join(layout::WORK), 0o711)?;
     }
     Ok(())
-}
-
-fn give_to(fs: &Path, owner: (u32, u32)) -> Result<()> {
-    if owner == (0, 0) {
-        return Ok(());
-    }
-    chown(fs, Some(owner.0), Some(owner.1)).at("change the owner of", fs)
 }
 
 fn make_unless_there(path: &Path, mode: u32) -> Result<()> {

@@ -1,8 +1,9 @@
 //! The snapshotter: containerd's ten methods, in containerd's order.
 //!
-//! Methods block; callers run them on threads that may. No method holds a lock while it touches a
-//! snapshot's directory, except to settle its place. Directories are made before their row and deleted
-//! after it, so a crash leaves at worst a directory without a row, which the next start finds.
+//! Methods block; callers run them on threads that may, save those named `_in_root`, which are quick. None
+//! holds a lock while it touches a snapshot's directory, except to settle its place. Directories are made
+//! before their row and deleted after it, so a crash leaves at worst a directory without a row, which the
+//! next start finds.
 
 mod cleanup;
 mod create;
@@ -14,7 +15,7 @@ mod start;
 mod sync;
 mod volatile;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::spare::Spares;
@@ -29,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::filter::{Filter, SnapshotFields};
 use crate::idmap;
 use crate::layout;
-use crate::metastore::{Commit, Layer, Metastore, Place, ROOT_STORE, Removal, Row};
+use crate::metastore::{Commit, Layer, Metastore, Place, ROOT_STORE, Removal, Row, Wait};
 use crate::mounts::{self, View};
 use crate::placement::Policy;
 use crate::placement::identity::Containers;
@@ -243,12 +244,11 @@ impl Snapshotter {
         let row = self.settled_for_commit(row)?;
         let own = self.directory(&row)?;
         volatile::check_boot(&row, &self.features.boot)?;
-        let inside = self.stores.enter_to_walk(&row.placement.store, &own)?;
-        let usage = usage::measure(&own, cancel, &inside)?;
-        if self.options.layer_sync == LayerSync::Commit {
-            sync::sync_file_system(&own)?;
-        }
-        drop(inside);
+        let usage = self.measure_layer(&row, &own, cancel).or_else(|error| {
+            // Files vanish where the snapshot is removed meanwhile.
+            self.meta.check_commit(snapshotter, key, name, parent)?;
+            Err(error)
+        })?;
         crate::crash::point("commit: measured");
         self.link_into_root(&row, &own)?;
         crate::crash::point("commit: linked");
@@ -274,10 +274,20 @@ impl Snapshotter {
         Ok(())
     }
 
+    /// Adds up what a layer takes, and makes its files durable if Commit is to do that.
+    fn measure_layer(&self, row: &Row, own: &Path, cancel: &Cancel) -> Result<Usage> {
+        let inside = self.stores.enter_to_walk(&row.placement.store, own)?;
+        let usage = usage::measure(own, cancel, &inside)?;
+        if self.options.layer_sync == LayerSync::Commit {
+            sync::sync_file_system(own)?;
+        }
+        Ok(usage)
+    }
+
     /// Forgets a snapshot; its files are deleted by Cleanup, at once in synchronous mode, or retained.
     pub(crate) fn remove(self: &Arc<Self>, snapshotter: &str, key: &str) -> Result<()> {
         let row = self.meta.get(snapshotter, key)?;
-        self.remove_row(&row)
+        self.remove_row(&row, Wait::AsLongAsItTakes)
     }
 
     /// The same for a snapshot of the root that is left to Cleanup, while its disk is quick; nothing for
@@ -294,10 +304,16 @@ impl Snapshotter {
             && placement.store == ROOT_STORE
             && !placement.retain
             && !self.options.sync_remove;
-        if only_row { self.remove_row(&row).map(Some) } else { Ok(None) }
+        if !only_row {
+            return Ok(None);
+        }
+        match self.remove_row(&row, Wait::Never) {
+            Err(Error::WouldWait) => Ok(None),
+            removed => removed.map(Some),
+        }
     }
 
-    fn remove_row(self: &Arc<Self>, row: &Row) -> Result<()> {
+    fn remove_row(self: &Arc<Self>, row: &Row, wait: Wait) -> Result<()> {
         let hint = crate::snapshot::KeyHint::of(&row.info.name);
         let identity;
         let removal = match &row.placement.place {
@@ -312,8 +328,8 @@ impl Snapshotter {
         };
         // Whoever settles it must be done: it may be about to take an upper from another snapshot.
         match row.placement.place {
-            Place::Pending => self.alone(row.id, || self.meta.remove(row, &removal)),
-            _ => self.meta.remove(row, &removal),
+            Place::Pending => self.alone(row.id, || self.meta.remove(row, &removal, wait)),
+            _ => self.meta.remove(row, &removal, wait),
         }?;
         crate::crash::point("remove: recorded");
         self.usage.forget(row.id);
