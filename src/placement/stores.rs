@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -72,9 +72,17 @@ enum Found {
     /// It has not been there yet.
     Unseen,
     /// Directories of these numbers, which nobody has looked after yet.
-    Before(HashSet<u64>),
+    Before(Arc<HashSet<u64>>),
+    /// The same, and somebody is looking after them.
+    Taken(Arc<HashSet<u64>>),
     /// That has been looked after.
     Done,
+}
+
+impl DirStore {
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -199,12 +207,17 @@ impl Stores {
     }
 
     /// Notes what is in a store before anybody adds to it, and never uses those numbers again.
+    ///
+    /// Nobody adds before one of those who list at the same time has noted it, and the first note counts.
     fn note_found(&self, store: &DirStore) -> Result<()> {
-        let mut found = store.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*store.found(), Found::Unseen) {
+            return Ok(());
+        }
+        let before = directories(&layout::snapshots(&store.path))?;
+        self.use_up(before.iter().copied().max().unwrap_or(0));
+        let mut found = store.found();
         if matches!(*found, Found::Unseen) {
-            let before = directories(&layout::snapshots(&store.path))?;
-            self.use_up(before.iter().copied().max().unwrap_or(0));
-            *found = Found::Before(before);
+            *found = Found::Before(Arc::new(before));
             self.came.store(true, Ordering::Release);
         }
         Ok(())
@@ -215,21 +228,32 @@ impl Stores {
         self.came.load(Ordering::Acquire)
     }
 
-    /// The stores that came, each once, with the numbers of what was in them.
-    pub(crate) fn take_came(&self) -> Vec<(String, HashSet<u64>)> {
+    /// The stores that came, for one caller each, with the numbers of what was in them.
+    pub(crate) fn take_came(&self) -> Vec<(String, Arc<HashSet<u64>>)> {
         self.came.store(false, Ordering::Release);
         let take = |(name, store): (&String, &DirStore)| {
-            let mut found = store.found.lock().unwrap_or_else(PoisonError::into_inner);
-            match std::mem::replace(&mut *found, Found::Done) {
-                Found::Before(before) => Some((name.clone(), before)),
-                Found::Unseen => {
-                    *found = Found::Unseen;
-                    None
-                }
-                Found::Done => None,
-            }
+            let mut found = store.found();
+            let Found::Before(before) = &*found else { return None };
+            let before = Arc::clone(before);
+            *found = Found::Taken(Arc::clone(&before));
+            Some((name.clone(), before))
         };
         self.dirs.iter().filter_map(take).collect()
+    }
+
+    /// Notes that a store that was taken has been looked after, or that it is to be taken again.
+    pub(crate) fn looked_after(&self, name: &str, done: bool) {
+        let Some(store) = self.dirs.get(name) else { return };
+        let mut found = store.found();
+        if let Found::Taken(before) = &*found {
+            *found = if done { Found::Done } else { Found::Before(Arc::clone(before)) };
+        }
+    }
+
+    /// True while a store that came has not been looked after.
+    pub(crate) fn any_left(&self) -> bool {
+        let left = |store: &DirStore| matches!(*store.found(), Found::Before(_) | Found::Taken(_));
+        self.dirs.values().any(left)
     }
 
     /// A number that no snapshot ever had.

@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::cleanup::Cleaners;
 use super::create::mend_snapshot;
@@ -160,18 +161,35 @@ impl Snapshotter {
         self.collect_strays(ROOT_STORE, &present)?;
         for (store, present) in self.stores.take_came() {
             self.collect_strays(&store, &present)?;
+            self.stores.looked_after(&store, true);
         }
         self.rows()?.iter().for_each(|row| self.mend(row));
         Ok(())
     }
 
     /// The same for stores that came after the start, while calls are served.
-    pub(super) fn reconcile_late(&self) {
+    pub(super) fn reconcile_late(self: &Arc<Self>) {
         for (store, present) in self.stores.take_came() {
             tracing::info!(store, "a store that was away at the start is there");
-            if let Err(error) = self.reconcile_store(&store, &present) {
-                tracing::error!(store, %error, "cannot make a store agree with the database, left to the next start");
+            self.look_after(store, present);
+        }
+    }
+
+    /// Has a store that came looked after by a thread of its own, because its disk may hang.
+    fn look_after(self: &Arc<Self>, store: String, present: Arc<HashSet<u64>>) {
+        let mut came = Came { snapshots: Arc::clone(self), store, done: false };
+        let thread = std::thread::Builder::new().name("reconcile".to_owned());
+        let work = move || {
+            let Came { snapshots, store, done } = &mut came;
+            match snapshots.reconcile_store(store, &present) {
+                Ok(()) => *done = true,
+                Err(error) => {
+                    tracing::error!(store, %error, "cannot make a store agree with the database; tried again later");
+                }
             }
+        };
+        if let Err(error) = thread.spawn(work) {
+            tracing::error!(%error, "cannot start a thread to look after a store; tried again later");
         }
     }
 
@@ -277,6 +295,19 @@ impl Snapshotter {
         if let Err(error) = made {
             tracing::error!(key, %error, "an upper is missing and cannot be made again");
         }
+    }
+}
+
+/// A store that came; looked after again later, unless it is done when this is dropped.
+struct Came {
+    snapshots: Arc<Snapshotter>,
+    store: String,
+    done: bool,
+}
+
+impl Drop for Came {
+    fn drop(&mut self) {
+        self.snapshots.stores.looked_after(&self.store, self.done);
     }
 }
 

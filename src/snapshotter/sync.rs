@@ -178,7 +178,8 @@ impl Snapshotter {
         let mut retry = None;
         while self.sync.next(retry) {
             self.reconcile_late();
-            retry = (!self.sync_layers(PATIENCE)).then_some(RETRY);
+            let complete = self.sync_layers(PATIENCE) && !self.stores.any_left();
+            retry = (!complete).then_some(RETRY);
         }
     }
 
