@@ -63,7 +63,19 @@ impl Deref for Base<'_> {
 struct DirStore {
     path: PathBuf,
     ready: AtomicBool,
+    first_look: Mutex<FirstLook>,
     found: Mutex<Found>,
+}
+
+/// How far the start's look at a store has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FirstLook {
+    /// Nobody looks.
+    None,
+    /// The start waits for it.
+    Awaited,
+    /// The start went on without it.
+    Silent,
 }
 
 /// What lay in a store before this daemon used it.
@@ -80,6 +92,19 @@ enum Found {
 }
 
 impl DirStore {
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            ready: AtomicBool::new(false),
+            first_look: Mutex::new(FirstLook::None),
+            found: Mutex::new(Found::Unseen),
+        }
+    }
+
+    fn first_look(&self) -> MutexGuard<'_, FirstLook> {
+        self.first_look.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn found(&self) -> MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,8 +124,7 @@ impl Stores {
         for (name, store) in configured {
             match &store.kind {
                 StoreKind::Dir(path) => {
-                    let (ready, found) = (AtomicBool::new(false), Mutex::new(Found::Unseen));
-                    dirs.insert(name.clone(), DirStore { path: path.clone(), ready, found });
+                    dirs.insert(name.clone(), DirStore::new(path));
                 }
                 StoreKind::Volume(pattern) => {
                     volumes.insert(name.clone(), pattern.clone());
@@ -171,12 +195,41 @@ impl Stores {
         if name == ROOT_STORE {
             return Ok(Inside::nowhere());
         }
-        let store = self.dirs.get(name).map(|store| store.path.as_path());
+        let store = self.dirs.get(name);
+        if let Some(store) = store
+            && *store.first_look() == FirstLook::Silent
+        {
+            return Err(unusable(name, store, "no answer since the start; is it hung?"));
+        }
         let volume = || directory.parent().and_then(Path::parent).unwrap_or(directory);
-        let disk = store.unwrap_or_else(volume);
+        let disk = store.map_or_else(volume, |store| &store.path);
         doors.enter(disk).map_err(|stuck| {
             Error::Unavailable(format!("store {name:?} at {}: {stuck}", disk.display()))
         })
+    }
+
+    /// Notes that the start looks at a store for the first time.
+    pub(crate) fn begin_first_look(&self, name: &str) {
+        if let Some(store) = self.dirs.get(name) {
+            *store.first_look() = FirstLook::Awaited;
+        }
+    }
+
+    /// Notes that the start goes on without it: nobody else enters until it is over.
+    pub(crate) fn give_up_first_look(&self, name: &str) {
+        if let Some(store) = self.dirs.get(name) {
+            let mut look = store.first_look();
+            if *look == FirstLook::Awaited {
+                *look = FirstLook::Silent;
+            }
+        }
+    }
+
+    /// Notes that it is over.
+    pub(crate) fn end_first_look(&self, name: &str) {
+        if let Some(store) = self.dirs.get(name) {
+            *store.first_look() = FirstLook::None;
+        }
     }
 
     /// The directory of a store, after making sure that it is the one it should be.
