@@ -51,9 +51,10 @@ impl HandedOut {
 
     /// True if another snapshot's mounts for this upper may be about to be mounted.
     fn is_pending(&self, directory: &Path, id: u64) -> bool {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.get(directory).is_some_and(|(owner, since, before)| {
-            *owner != id && since.elapsed() < HANDED_OUT && *before == workdir(directory)
+        // A volume that hangs must not do so to those who ask about others.
+        let entry = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(directory).copied();
+        entry.is_some_and(|(owner, since, before)| {
+            owner != id && since.elapsed() < HANDED_OUT && before == workdir(directory)
         })
     }
 
