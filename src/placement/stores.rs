@@ -63,6 +63,8 @@ impl Deref for Base<'_> {
 struct DirStore {
     path: PathBuf,
     ready: AtomicBool,
+    /// Device and inode when it was last looked at.
+    identity: Mutex<Option<(u64, u64)>>,
     first_look: Mutex<FirstLook>,
     found: Mutex<Found>,
 }
@@ -96,9 +98,14 @@ impl DirStore {
         Self {
             path: path.to_owned(),
             ready: AtomicBool::new(false),
+            identity: Mutex::default(),
             first_look: Mutex::new(FirstLook::None),
             found: Mutex::new(Found::Unseen),
         }
+    }
+
+    fn identity(&self) -> MutexGuard<'_, Option<(u64, u64)>> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn first_look(&self) -> MutexGuard<'_, FirstLook> {
@@ -397,14 +404,15 @@ impl Stores {
         probe::check_upper(&store.path, &self.root_uuid, features).map_err(unusable)
     }
 
-    /// Checks that all stores have a directory of their own; nothing is changed.
-    pub(crate) fn look(&self) -> Result<()> {
-        self.dirs.iter().try_for_each(|(name, store)| self.look_at(name, store))
+    /// Checks that these stores have a directory of their own; nothing is changed.
+    pub(crate) fn look(&self, names: &[&str]) -> Result<()> {
+        let mut stores = self.dirs.iter().filter(|(name, _)| names.contains(&name.as_str()));
+        stores.try_for_each(|(name, store)| self.look_at(name, store))
     }
 
     fn look_at(&self, name: &str, store: &DirStore) -> Result<()> {
         let problem = match fs::metadata(&store.path) {
-            Ok(found) if found.is_dir() => match self.refuse_alias(name, &found) {
+            Ok(found) if found.is_dir() => match self.refuse_alias(name, store, identity(&found)) {
                 Ok(()) => return Ok(()),
                 Err(problem) => problem,
             },
@@ -415,20 +423,23 @@ impl Stores {
     }
 
     /// Refuses a directory that is another store's as well: each would take the other's for strays.
-    fn refuse_alias(&self, name: &str, found: &fs::Metadata) -> Result<(), String> {
-        let others = self.directories().filter(|other| *other != name);
-        for other in others {
-            let path = self.path(other).map_err(|error| error.to_string())?;
-            let same =
-                |there: fs::Metadata| (there.dev(), there.ino()) == (found.dev(), found.ino());
-            if fs::metadata(path).is_ok_and(same) {
-                return Err(format!(
-                    "this is the same directory as that of store {other:?}, {}; give each its own",
-                    path.display()
-                ));
-            }
-        }
-        Ok(())
+    ///
+    /// Other stores are not touched, unless this directory was one of them: their disks may hang.
+    fn refuse_alias(&self, name: &str, store: &DirStore, own: (u64, u64)) -> Result<(), String> {
+        *store.identity() = Some(own);
+        let is_own = |path: &Path| fs::metadata(path).is_ok_and(|there| identity(&there) == own);
+        let others = self
+            .dirs
+            .iter()
+            .filter(|(other, store)| *other != name && *store.identity() == Some(own));
+        let others = others.map(|(other, store)| (other.as_str(), store.path.as_path()));
+        let mut all = std::iter::once((ROOT_STORE, self.root.as_path())).chain(others);
+        all.find(|(_, path)| is_own(path)).map_or(Ok(()), |(other, path)| {
+            Err(format!(
+                "this is the same directory as that of store {other:?}, {}; give each its own",
+                path.display()
+            ))
+        })
     }
 
     fn adopt(&self, name: &str, path: &Path, meta: &Metastore) -> Result<()> {
@@ -470,6 +481,10 @@ fn holds_entries(directory: &Path) -> Result<bool> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         entries => Ok(entries.at("read", directory)?.next().is_some()),
     }
+}
+
+fn identity(found: &fs::Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
 }
 
 fn unusable(name: &str, store: &DirStore, problem: &str) -> Error {

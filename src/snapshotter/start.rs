@@ -163,6 +163,7 @@ impl Snapshotter {
             if is_known { &mut known } else { &mut others }.push(store);
         }
         self.look_at_known(&known)?;
+        self.stores.look(&others).map_err(StartError::Store)?;
         others.into_iter().try_for_each(|store| self.look(store))
     }
 
@@ -442,7 +443,8 @@ fn try_root(config: &Config, features: &Features, new: bool) -> Result<(), Start
             .map_err(|problem| StartError::MountOptions { options, problem })?;
     }
     if new {
-        Stores::new(root, "", &config.stores).look().map_err(StartError::Store)?;
+        let stores = Stores::new(root, "", &config.stores);
+        stores.look(&stores.directories().collect::<Vec<_>>()).map_err(StartError::Store)?;
     }
     Ok(())
 }
