@@ -523,3 +523,44 @@ pub(crate) fn directories(snapshots: &Path) -> Result<HashSet<u64>> {
     }
     Ok(ids)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_one(path: &Path) -> Stores {
+        let mut stores = Stores::new(Path::new("/root"), "", &BTreeMap::new());
+        stores.dirs.insert("one".to_owned(), DirStore::new(path));
+        stores
+    }
+
+    #[test]
+    fn a_store_that_came_is_taken_again_only_if_it_was_not_looked_after() {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir_all(scratch.path().join("snapshots/7")).unwrap();
+        let stores = with_one(scratch.path());
+        stores.note_found(stores.dirs.get("one").unwrap()).unwrap();
+        assert!(stores.any_came() && stores.new_id() == 8);
+        for done in [false, true] {
+            let [(name, before)] = stores.take_came().try_into().unwrap();
+            assert_eq!((name.as_str(), before.contains(&7)), ("one", true));
+            assert!(stores.take_came().is_empty() && stores.any_left());
+            stores.looked_after("one", done);
+        }
+        assert!(stores.take_came().is_empty() && !stores.any_left());
+    }
+
+    #[test]
+    fn a_store_that_is_silent_at_the_start_is_refused_until_it_answers() {
+        let stores = with_one(Path::new("/one"));
+        let enters = || stores.enter("one", Path::new("/one/snapshots/1")).is_ok();
+        stores.begin_first_look("one");
+        assert!(enters());
+        stores.give_up_first_look("one");
+        assert!(!enters());
+        stores.end_first_look("one");
+        assert!(enters());
+        stores.give_up_first_look("one");
+        assert!(enters(), "given up after it had answered");
+    }
+}
