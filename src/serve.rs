@@ -89,7 +89,7 @@ pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
         .max_blocking_threads(BLOCKING)
         .enable_all()
         .build()?;
-    let snapshots = Arc::new(Snapshotter::open(config, calls.handle())?);
+    let snapshots = Snapshotter::open(config, calls.handle())?;
     let background = Background::start(&snapshots);
     let stop = control.block_on(serve(config, Arc::clone(&snapshots), listener, calls.handle()));
     let deadline = Deadline::within(config.shutdown_grace);

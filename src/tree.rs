@@ -21,6 +21,8 @@ pub(crate) trait Visitor {
     fn enter(&mut self, stat: &Stat) -> io::Result<()>;
     /// A directory, after its content.
     fn leave(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()>;
+    /// The walk got on by finding a directory; nothing is to be done about that one yet.
+    fn get_on(&mut self) {}
     /// Whether `file` deletes, so that a listing may have missed names.
     fn deletes(&self) -> bool {
         false
@@ -90,6 +92,7 @@ fn descend(
     name: &CStr,
     visitor: &mut dyn Visitor,
 ) -> io::Result<Option<(OwnedFd, Level)>> {
+    visitor.get_on();
     // Uppers that nobody wrote to, and overlay's working directories, are empty.
     if visitor.deletes() && fs::unlinkat(parent, name, AtFlags::REMOVEDIR).is_ok() {
         return Ok(None);
@@ -124,6 +127,7 @@ fn list(directory: BorrowedFd<'_>, visitor: &mut dyn Visitor) -> io::Result<Vec<
             match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => {}
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    visitor.get_on();
                     subdirectories.push(name.to_owned());
                 }
                 stat => {
@@ -189,11 +193,16 @@ impl Visitor for Remover<'_> {
         Ok(())
     }
 
+    fn get_on(&mut self) {
+        (self.gets_on)();
+    }
+
     fn deletes(&self) -> bool {
         true
     }
 
     fn leave(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+        (self.gets_on)();
         vanished_is_fine(fs::unlinkat(parent, name, AtFlags::REMOVEDIR))
     }
 

@@ -88,6 +88,10 @@ impl Visitor for Counter<'_> {
         self.go_on()
     }
 
+    fn get_on(&mut self) {
+        self.inside.get_on();
+    }
+
     fn leave(&mut self, _: BorrowedFd<'_>, _: &CStr) -> io::Result<()> {
         Ok(())
     }

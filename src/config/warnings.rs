@@ -36,7 +36,7 @@ impl Config {
     }
 
     /// Stores whose files do not survive a reboot.
-    pub(crate) fn in_memory(&self) -> Vec<(&str, &Path)> {
+    fn in_memory(&self) -> Vec<(&str, &Path)> {
         self.directories().filter(|(_, path)| probe::in_memory(path)).collect()
     }
 

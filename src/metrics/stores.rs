@@ -87,13 +87,13 @@ impl Stores {
             .directory_stores()
             .map(|name| {
                 let owned = name.to_owned();
-                (name, self.ask(name, move |snapshots| snapshots.store_space(&owned)))
+                (name, self.ask(name, move |snapshots| snapshots.store_space_unless_full(&owned)))
             })
             .collect();
         let deadline = Instant::now() + PATIENCE;
         let gauges = Gauges::default();
         for (name, space) in spaces {
-            gauges.set_space(name, answer(space, deadline).await);
+            gauges.set_space(name, answer(space, deadline).await.flatten());
         }
         match answer(counts, deadline).await {
             Some(Ok(counts)) => counts.into_iter().for_each(|count| gauges.set_count(count)),

@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,21 @@ impl Deref for Base<'_> {
 struct DirStore {
     path: PathBuf,
     ready: AtomicBool,
+    /// Device and inode when it was last looked at.
+    identity: Mutex<Option<(u64, u64)>>,
+    first_look: Mutex<FirstLook>,
     found: Mutex<Found>,
+}
+
+/// How far the start's look at a store has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FirstLook {
+    /// Nobody looks.
+    None,
+    /// The start waits for it.
+    Awaited,
+    /// The start went on without it.
+    Silent,
 }
 
 /// What lay in a store before this daemon used it.
@@ -72,9 +86,35 @@ enum Found {
     /// It has not been there yet.
     Unseen,
     /// Directories of these numbers, which nobody has looked after yet.
-    Before(HashSet<u64>),
+    Before(Arc<HashSet<u64>>),
+    /// The same, and somebody is looking after them.
+    Taken(Arc<HashSet<u64>>),
     /// That has been looked after.
     Done,
+}
+
+impl DirStore {
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            ready: AtomicBool::new(false),
+            identity: Mutex::default(),
+            first_look: Mutex::new(FirstLook::None),
+            found: Mutex::new(Found::Unseen),
+        }
+    }
+
+    fn identity(&self) -> MutexGuard<'_, Option<(u64, u64)>> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn first_look(&self) -> MutexGuard<'_, FirstLook> {
+        self.first_look.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -91,8 +131,7 @@ impl Stores {
         for (name, store) in configured {
             match &store.kind {
                 StoreKind::Dir(path) => {
-                    let (ready, found) = (AtomicBool::new(false), Mutex::new(Found::Unseen));
-                    dirs.insert(name.clone(), DirStore { path: path.clone(), ready, found });
+                    dirs.insert(name.clone(), DirStore::new(path));
                 }
                 StoreKind::Volume(pattern) => {
                     volumes.insert(name.clone(), pattern.clone());
@@ -163,12 +202,41 @@ impl Stores {
         if name == ROOT_STORE {
             return Ok(Inside::nowhere());
         }
-        let store = self.dirs.get(name).map(|store| store.path.as_path());
+        let store = self.dirs.get(name);
+        if let Some(store) = store
+            && *store.first_look() == FirstLook::Silent
+        {
+            return Err(unusable(name, store, "no answer since the start; is it hung?"));
+        }
         let volume = || directory.parent().and_then(Path::parent).unwrap_or(directory);
-        let disk = store.unwrap_or_else(volume);
+        let disk = store.map_or_else(volume, |store| &store.path);
         doors.enter(disk).map_err(|stuck| {
             Error::Unavailable(format!("store {name:?} at {}: {stuck}", disk.display()))
         })
+    }
+
+    /// Notes that the start looks at a store for the first time.
+    pub(crate) fn begin_first_look(&self, name: &str) {
+        if let Some(store) = self.dirs.get(name) {
+            *store.first_look() = FirstLook::Awaited;
+        }
+    }
+
+    /// Notes that the start goes on without it: nobody else enters until it is over.
+    pub(crate) fn give_up_first_look(&self, name: &str) {
+        if let Some(store) = self.dirs.get(name) {
+            let mut look = store.first_look();
+            if *look == FirstLook::Awaited {
+                *look = FirstLook::Silent;
+            }
+        }
+    }
+
+    /// Notes that it is over.
+    pub(crate) fn end_first_look(&self, name: &str) {
+        if let Some(store) = self.dirs.get(name) {
+            *store.first_look() = FirstLook::None;
+        }
     }
 
     /// The directory of a store, after making sure that it is the one it should be.
@@ -199,12 +267,17 @@ impl Stores {
     }
 
     /// Notes what is in a store before anybody adds to it, and never uses those numbers again.
+    ///
+    /// Nobody adds before one of those who list at the same time has noted it, and the first note counts.
     fn note_found(&self, store: &DirStore) -> Result<()> {
-        let mut found = store.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*store.found(), Found::Unseen) {
+            return Ok(());
+        }
+        let before = directories(&layout::snapshots(&store.path))?;
+        self.use_up(before.iter().copied().max().unwrap_or(0));
+        let mut found = store.found();
         if matches!(*found, Found::Unseen) {
-            let before = directories(&layout::snapshots(&store.path))?;
-            self.use_up(before.iter().copied().max().unwrap_or(0));
-            *found = Found::Before(before);
+            *found = Found::Before(Arc::new(before));
             self.came.store(true, Ordering::Release);
         }
         Ok(())
@@ -215,21 +288,32 @@ impl Stores {
         self.came.load(Ordering::Acquire)
     }
 
-    /// The stores that came, each once, with the numbers of what was in them.
-    pub(crate) fn take_came(&self) -> Vec<(String, HashSet<u64>)> {
+    /// The stores that came, for one caller each, with the numbers of what was in them.
+    pub(crate) fn take_came(&self) -> Vec<(String, Arc<HashSet<u64>>)> {
         self.came.store(false, Ordering::Release);
         let take = |(name, store): (&String, &DirStore)| {
-            let mut found = store.found.lock().unwrap_or_else(PoisonError::into_inner);
-            match std::mem::replace(&mut *found, Found::Done) {
-                Found::Before(before) => Some((name.clone(), before)),
-                Found::Unseen => {
-                    *found = Found::Unseen;
-                    None
-                }
-                Found::Done => None,
-            }
+            let mut found = store.found();
+            let Found::Before(before) = &*found else { return None };
+            let before = Arc::clone(before);
+            *found = Found::Taken(Arc::clone(&before));
+            Some((name.clone(), before))
         };
         self.dirs.iter().filter_map(take).collect()
+    }
+
+    /// Notes that a store that was taken has been looked after, or that it is to be taken again.
+    pub(crate) fn looked_after(&self, name: &str, done: bool) {
+        let Some(store) = self.dirs.get(name) else { return };
+        let mut found = store.found();
+        if let Found::Taken(before) = &*found {
+            *found = if done { Found::Done } else { Found::Before(Arc::clone(before)) };
+        }
+    }
+
+    /// True while a store that came has not been looked after.
+    pub(crate) fn any_left(&self) -> bool {
+        let left = |store: &DirStore| matches!(*store.found(), Found::Before(_) | Found::Taken(_));
+        self.dirs.values().any(left)
     }
 
     /// A number that no snapshot ever had.
@@ -320,14 +404,15 @@ impl Stores {
         probe::check_upper(&store.path, &self.root_uuid, features).map_err(unusable)
     }
 
-    /// Checks that all stores have a directory of their own; nothing is changed.
-    pub(crate) fn look(&self) -> Result<()> {
-        self.dirs.iter().try_for_each(|(name, store)| self.look_at(name, store))
+    /// Checks that these stores have a directory of their own; nothing is changed.
+    pub(crate) fn look(&self, names: &[&str]) -> Result<()> {
+        let mut stores = self.dirs.iter().filter(|(name, _)| names.contains(&name.as_str()));
+        stores.try_for_each(|(name, store)| self.look_at(name, store))
     }
 
     fn look_at(&self, name: &str, store: &DirStore) -> Result<()> {
         let problem = match fs::metadata(&store.path) {
-            Ok(found) if found.is_dir() => match self.refuse_alias(name, &found) {
+            Ok(found) if found.is_dir() => match self.refuse_alias(name, store, identity(&found)) {
                 Ok(()) => return Ok(()),
                 Err(problem) => problem,
             },
@@ -338,20 +423,23 @@ impl Stores {
     }
 
     /// Refuses a directory that is another store's as well: each would take the other's for strays.
-    fn refuse_alias(&self, name: &str, found: &fs::Metadata) -> Result<(), String> {
-        let others = self.directories().filter(|other| *other != name);
-        for other in others {
-            let path = self.path(other).map_err(|error| error.to_string())?;
-            let same =
-                |there: fs::Metadata| (there.dev(), there.ino()) == (found.dev(), found.ino());
-            if fs::metadata(path).is_ok_and(same) {
-                return Err(format!(
-                    "this is the same directory as that of store {other:?}, {}; give each its own",
-                    path.display()
-                ));
-            }
-        }
-        Ok(())
+    ///
+    /// Other stores are not touched, unless this directory was one of them: their disks may hang.
+    fn refuse_alias(&self, name: &str, store: &DirStore, own: (u64, u64)) -> Result<(), String> {
+        *store.identity() = Some(own);
+        let is_own = |path: &Path| fs::metadata(path).is_ok_and(|there| identity(&there) == own);
+        let others = self
+            .dirs
+            .iter()
+            .filter(|(other, store)| *other != name && *store.identity() == Some(own));
+        let others = others.map(|(other, store)| (other.as_str(), store.path.as_path()));
+        let mut all = std::iter::once((ROOT_STORE, self.root.as_path())).chain(others);
+        all.find(|(_, path)| is_own(path)).map_or(Ok(()), |(other, path)| {
+            Err(format!(
+                "this is the same directory as that of store {other:?}, {}; give each its own",
+                path.display()
+            ))
+        })
     }
 
     fn adopt(&self, name: &str, path: &Path, meta: &Metastore) -> Result<()> {
@@ -395,6 +483,10 @@ fn holds_entries(directory: &Path) -> Result<bool> {
     }
 }
 
+fn identity(found: &fs::Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
 fn unusable(name: &str, store: &DirStore, problem: &str) -> Error {
     Error::Unavailable(format!("store {name:?} at {}: {problem}", store.path.display()))
 }
@@ -430,4 +522,45 @@ pub(crate) fn directories(snapshots: &Path) -> Result<HashSet<u64>> {
         }
     }
     Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_one(path: &Path) -> Stores {
+        let mut stores = Stores::new(Path::new("/root"), "", &BTreeMap::new());
+        stores.dirs.insert("one".to_owned(), DirStore::new(path));
+        stores
+    }
+
+    #[test]
+    fn a_store_that_came_is_taken_again_only_if_it_was_not_looked_after() {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir_all(scratch.path().join("snapshots/7")).unwrap();
+        let stores = with_one(scratch.path());
+        stores.note_found(stores.dirs.get("one").unwrap()).unwrap();
+        assert!(stores.any_came() && stores.new_id() == 8);
+        for done in [false, true] {
+            let [(name, before)] = stores.take_came().try_into().unwrap();
+            assert_eq!((name.as_str(), before.contains(&7)), ("one", true));
+            assert!(stores.take_came().is_empty() && stores.any_left());
+            stores.looked_after("one", done);
+        }
+        assert!(stores.take_came().is_empty() && !stores.any_left());
+    }
+
+    #[test]
+    fn a_store_that_is_silent_at_the_start_is_refused_until_it_answers() {
+        let stores = with_one(Path::new("/one"));
+        let enters = || stores.enter("one", Path::new("/one/snapshots/1")).is_ok();
+        stores.begin_first_look("one");
+        assert!(enters());
+        stores.give_up_first_look("one");
+        assert!(!enters());
+        stores.end_first_look("one");
+        assert!(enters());
+        stores.give_up_first_look("one");
+        assert!(enters(), "given up after it had answered");
+    }
 }

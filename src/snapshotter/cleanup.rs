@@ -73,6 +73,12 @@ impl Cleaners {
         more
     }
 
+    /// Notes that nobody cleans a disk any more, whoever waits for it.
+    fn give_up(&self, disk: &Disk) {
+        self.lock().remove(disk);
+        self.changed.notify_all();
+    }
+
     fn gets_on(&self, disk: &Disk) {
         if let Some(cleaner) = self.lock().get_mut(disk) {
             cleaner.alive = Instant::now();
@@ -100,7 +106,7 @@ struct Ended<'a>(&'a Cleaners, &'a Disk);
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.next(self.1, u64::MAX);
+            self.0.give_up(self.1);
         }
     }
 }
@@ -158,9 +164,14 @@ impl Snapshotter {
     fn ask_to_clean(self: &Arc<Self>, disk: &Disk) -> u64 {
         let (number, is_new) = self.cleaners.ask(disk);
         if is_new {
-            let (cleaner, disk) = (Arc::clone(self), disk.clone());
+            let (cleaner, own) = (Arc::clone(self), disk.clone());
             let span = tracing::Span::current();
-            drop(std::thread::spawn(move || span.in_scope(|| cleaner.clean(&disk, number))));
+            let thread = std::thread::Builder::new().name("cleanup".to_owned());
+            let work = move || span.in_scope(|| cleaner.clean(&own, number));
+            if let Err(error) = thread.spawn(work) {
+                tracing::warn!(store = disk.0, %error, "cannot start a thread to delete garbage, kept for later");
+                self.cleaners.give_up(disk);
+            }
         }
         number
     }
@@ -331,4 +342,22 @@ fn disk_of(garbage: &Garbage) -> Disk {
     let directory = garbage.volume_dir.as_ref().map(Path::new);
     let volume = directory.and_then(Path::parent).and_then(Path::parent);
     (garbage.store.clone(), volume.map(Path::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_no_thread_cleans_is_not_waited_for_and_gets_another() {
+        let (cleaners, disk) = (Cleaners::default(), ("store".to_owned(), None));
+        assert_eq!(cleaners.ask(&disk), (1, true));
+        assert_eq!(cleaners.ask(&disk), (2, false));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| cleaners.wait(&disk, 2));
+            cleaners.give_up(&disk);
+            assert!(waiting.join().unwrap());
+        });
+        assert_eq!(cleaners.ask(&disk), (1, true));
+    }
 }

@@ -293,6 +293,13 @@ impl Snapshotter {
         probe::space(&base).map_err(|error| Error::Unavailable(error.to_string()))
     }
 
+    /// The same, or nothing if the store's disk hangs so far that no further call gets in.
+    pub(crate) fn store_space_unless_full(&self, name: &str) -> Option<Result<(u64, u64)>> {
+        let path = self.stores.path(name).ok()?;
+        drop(self.stores.enter(name, path).ok()?);
+        Some(self.store_space(name))
+    }
+
     /// Counts what lies in every store.
     pub(crate) fn store_counts(&self) -> Result<Vec<StoreCount>> {
         let count = |name: &str, retained| StoreCount {

@@ -39,12 +39,12 @@ impl Snapshotter {
         }
         let directory = self.directory(row)?;
         let upper = directory.join(layout::FS);
-        let entries = self
-            .stores
-            .enter(&row.placement.store, &directory)
-            .and_then(|_inside| std::fs::read_dir(&upper).at("read", &upper));
-        match entries {
-            Ok(mut entries) => Ok(entries.next().is_some()),
+        let holds = self.stores.enter(&row.placement.store, &directory).and_then(|_inside| {
+            let mut entries = std::fs::read_dir(&upper).at("read", &upper)?;
+            Ok(entries.next().is_some())
+        });
+        match holds {
+            Ok(holds) => Ok(holds),
             Err(error) => {
                 // An upper that cannot be looked at may be full: its disk may come back.
                 tracing::warn!(upper = %upper.display(), %error, "cannot read an upper, retained unseen");

@@ -51,9 +51,10 @@ impl HandedOut {
 
     /// True if another snapshot's mounts for this upper may be about to be mounted.
     fn is_pending(&self, directory: &Path, id: u64) -> bool {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.get(directory).is_some_and(|(owner, since, before)| {
-            *owner != id && since.elapsed() < HANDED_OUT && *before == workdir(directory)
+        // A volume that hangs must not do so to those who ask about others.
+        let entry = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(directory).copied();
+        entry.is_some_and(|(owner, since, before)| {
+            owner != id && since.elapsed() < HANDED_OUT && before == workdir(directory)
         })
     }
 
@@ -136,7 +137,6 @@ impl Snapshotter {
             Target::Volume { store, rule } => {
                 match self.find_volume(*rule, store, identity, &row)? {
                     Ok(found) => {
-                        let _alone = self.alone_on(&found.mount)?;
                         return self.settle_on_volume(row, chain, &decision, store, &found);
                     }
                     Err(why) => (self.policy.decide_without_volume(*rule, request)?, why),
@@ -266,20 +266,20 @@ impl Snapshotter {
         found: &Found,
     ) -> Result<Row> {
         let upper = found.mount.join(volume::DIRECTORY).join(&found.subdirectory);
+        let mut placement =
+            placed(store, &format!("{}: volume {}", decision.reason, found.mount.display()));
+        placement.place = Place::Volume(upper.display().to_string());
+        placement.retain = decision.retains();
+        // Before the volume is entered: layers may lie on a disk that hangs.
+        let owner = self.owner_for(&row.info.labels, chain)?;
+        self.check_mounts(&row, chain, &placement)?;
+        let _alone = self.alone_on(&found.mount)?;
         let _inside = self.stores.enter(store, &upper)?;
         probe::check_upper(&found.mount, self.stores.root_uuid(), &self.features)
             .map_err(|problem| Error::FailedPrecondition(format!("store {store:?}: {problem}")))?;
-        let home = Home::create(
-            &found.mount,
-            &found.subdirectory,
-            self.owner_for(&row.info.labels, chain)?,
-        )?;
+        let home = Home::create(&found.mount, &found.subdirectory, owner)?;
         crate::crash::point("settle: volume directory made");
         let before = home.owner()?;
-        let mut placement =
-            placed(store, &format!("{}: volume {}", decision.reason, found.mount.display()));
-        placement.place = Place::Volume(home.path().display().to_string());
-        placement.retain = decision.retains();
         self.settle_at_home(&row, chain, &home, &placement).inspect_err(|_| {
             if !self.is_pending(&row) {
                 return;
@@ -303,7 +303,6 @@ impl Snapshotter {
         let identity = self.chain_identity(chain);
         self.meta.check_no_layer(&home.path().display().to_string())?;
         self.check_take_over(row, home, &identity)?;
-        self.check_mounts(row, chain, placement)?;
         home.set_owner(&Owner::new(
             self.stores.root_uuid(),
             row.id,

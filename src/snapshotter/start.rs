@@ -10,6 +10,9 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Instant;
 
 use super::cleanup::Cleaners;
 use super::create::mend_snapshot;
@@ -17,7 +20,7 @@ use super::settle::HandedOut;
 use super::spare::Spares;
 use super::{Options, Snapshotter, spare, sync};
 use crate::config::Config;
-use crate::doors::Doors;
+use crate::doors::{Doors, PATIENCE};
 use crate::error::{Error, IoContext, Result};
 use crate::layout;
 use crate::metastore::{FILE, Metastore, OpenError, Place, ROOT_STORE, Row};
@@ -103,7 +106,7 @@ impl Snapshotter {
     pub(crate) fn open(
         config: &Config,
         runtime: &tokio::runtime::Handle,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Arc<Self>, StartError> {
         let root = &config.root;
         let made = create_root(root)?;
         crate::crash::point("start: root made");
@@ -121,18 +124,9 @@ impl Snapshotter {
         crate::crash::point("start: snapshots directory made");
         let root_uuid = meta.node_fact("uuid", &uuid::Uuid::new_v4().to_string())?;
         let stores = Stores::new(root, &root_uuid, &config.stores);
-        check_stores(&stores, &meta, &features)?;
-        for (store, directory) in config.in_memory() {
-            tracing::warn!(
-                store,
-                directory = %directory.display(),
-                "a store lies in memory (tmpfs); what is there is lost at a reboot"
-            );
-        }
         let last = meta.last_id()?;
-        refuse_older_database(&stores, &meta, &features, last)?;
         stores.use_up(last);
-        let snapshotter = Self {
+        let snapshotter = Arc::new(Self {
             options: Options::new(config, &features),
             policy: Policy::new(config),
             containers: Box::new(Containerd::new(&config.containerd, runtime.clone())),
@@ -147,32 +141,147 @@ impl Snapshotter {
             stores,
             features,
             last_id: last,
-        };
+        });
+        snapshotter.check_stores()?;
         snapshotter.reconcile()?;
         snapshotter.sync.wake();
         Ok(snapshotter)
     }
 
+    /// A store that was never used must be usable; one that was may come back later.
+    fn check_stores(self: &Arc<Self>) -> Result<(), StartError> {
+        drop_foreign_garbage(&self.stores, &self.meta)?;
+        for (store, count) in self.meta.stores_in_use()? {
+            if !self.stores.knows(&store) {
+                return Err(StartError::StoreGone { store, count });
+            }
+        }
+        self.look(ROOT_STORE)?;
+        let (mut known, mut others) = (Vec::new(), Vec::new());
+        for store in self.stores.directories().filter(|store| *store != ROOT_STORE) {
+            let is_known = self.meta.store_uuid(store, None)?.is_some();
+            if is_known { &mut known } else { &mut others }.push(store);
+        }
+        self.look_at_known(&known)?;
+        self.stores.look(&others).map_err(StartError::Store)?;
+        others.into_iter().try_for_each(|store| self.look(store))
+    }
+
+    /// Looks at stores that were used before, without waiting long for those whose disk hangs.
+    fn look_at_known(self: &Arc<Self>, known: &[&str]) -> Result<(), StartError> {
+        let looks: Vec<_> =
+            known.iter().map(|store| (*store, self.look_aside((*store).to_owned()))).collect();
+        let deadline = Instant::now() + PATIENCE;
+        for (store, look) in looks {
+            match look.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Ok(())) => {}
+                Ok(Err(StartError::Store(error))) => {
+                    tracing::error!(store, %error, "a store cannot be used; its snapshots are refused until it can");
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.stores.give_up_first_look(store);
+                    tracing::error!(
+                        store,
+                        "a store does not answer, is its disk hung? Its snapshots are refused until it does"
+                    );
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    tracing::error!(
+                        store,
+                        "a store could not be looked at; its snapshots may be refused"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a store by a thread of its own.
+    fn look_aside(self: &Arc<Self>, store: String) -> Receiver<Result<(), StartError>> {
+        let (sender, receiver) = mpsc::channel();
+        self.stores.begin_first_look(&store);
+        let first = FirstLook { snapshots: Arc::clone(self), store };
+        let work = move || {
+            let looked = first.snapshots.look(&first.store);
+            if let Err(unheard) = sender.send(looked)
+                && let Err(error) = unheard.0
+            {
+                tracing::error!(store = first.store, %error, "a store answers at last, but cannot be used as it is");
+            }
+        };
+        if let Err(error) = start_thread("first look", work) {
+            tracing::error!(%error, "cannot start a thread to look at a store");
+        }
+        receiver
+    }
+
+    /// Finds out whether a store can be used, and whether the database knows what is in it.
+    fn look(&self, store: &str) -> Result<(), StartError> {
+        let base = self.stores.ready(store, &self.meta, &self.features);
+        let base = base.map_err(StartError::Store)?;
+        if probe::in_memory(&base) {
+            tracing::warn!(
+                store,
+                directory = %base.display(),
+                "a store lies in memory (tmpfs); what is there is lost at a reboot"
+            );
+        }
+        refuse_older_database(self.stores.root(), &base, self.last_id)
+    }
+
     /// Makes disk and database agree.
-    fn reconcile(&self) -> Result<()> {
+    fn reconcile(self: &Arc<Self>) -> Result<()> {
         let present = directories(&layout::snapshots(self.stores.root()))?;
         self.stores.use_up(present.iter().copied().max().unwrap_or(0));
         self.collect_strays(ROOT_STORE, &present)?;
-        for (store, present) in self.stores.take_came() {
-            self.collect_strays(&store, &present)?;
+        let came = self.stores.take_came().into_iter();
+        let came: Vec<_> =
+            came.map(|(store, present)| (store.clone(), self.look_after(store, present))).collect();
+        let elsewhere =
+            |row: &Row| row.placement.place == Place::Store && row.placement.store != ROOT_STORE;
+        self.rows()?.iter().filter(|row| !elsewhere(row)).for_each(|row| self.mend(row));
+        let deadline = Instant::now() + PATIENCE;
+        for (store, done) in came {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if done.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                tracing::error!(
+                    store,
+                    "a store takes long to be made to agree with the database; not waited for"
+                );
+            }
         }
-        self.rows()?.iter().for_each(|row| self.mend(row));
         Ok(())
     }
 
     /// The same for stores that came after the start, while calls are served.
-    pub(super) fn reconcile_late(&self) {
+    pub(super) fn reconcile_late(self: &Arc<Self>) {
         for (store, present) in self.stores.take_came() {
             tracing::info!(store, "a store that was away at the start is there");
-            if let Err(error) = self.reconcile_store(&store, &present) {
-                tracing::error!(store, %error, "cannot make a store agree with the database, left to the next start");
-            }
+            drop(self.look_after(store, present));
         }
+    }
+
+    /// Has a store that came looked after by a thread of its own, because its disk may hang. The channel
+    /// closes when that is over.
+    fn look_after(self: &Arc<Self>, store: String, present: Arc<HashSet<u64>>) -> Receiver<()> {
+        let (open, over) = mpsc::channel();
+        let came = Came { snapshots: Arc::clone(self), store, done: false };
+        let work = move || {
+            let _open = open;
+            let mut came = came;
+            let Came { snapshots, store, done } = &mut came;
+            match snapshots.reconcile_store(store, &present) {
+                Ok(()) => *done = true,
+                Err(error) => {
+                    tracing::error!(store, %error, "cannot make a store agree with the database; tried again later");
+                }
+            }
+        };
+        if let Err(error) = start_thread("reconcile", work) {
+            tracing::error!(%error, "cannot start a thread to look after a store; tried again later");
+        }
+        over
     }
 
     fn reconcile_store(&self, store: &str, present: &HashSet<u64>) -> Result<()> {
@@ -280,6 +389,36 @@ impl Snapshotter {
     }
 }
 
+/// A store that came; looked after again later, unless it is done when this is dropped.
+struct Came {
+    snapshots: Arc<Snapshotter>,
+    store: String,
+    done: bool,
+}
+
+impl Drop for Came {
+    fn drop(&mut self) {
+        self.snapshots.stores.looked_after(&self.store, self.done);
+    }
+}
+
+/// The start's look at a store, until this is dropped; then the store is looked after if it came.
+struct FirstLook {
+    snapshots: Arc<Snapshotter>,
+    store: String,
+}
+
+impl Drop for FirstLook {
+    fn drop(&mut self) {
+        self.snapshots.stores.end_first_look(&self.store);
+        self.snapshots.look_after_stores();
+    }
+}
+
+fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+}
+
 /// Makes the root where it does not exist; true if it was made.
 fn create_root(root: &Path) -> Result<bool> {
     layout::check_mountable(root)?;
@@ -304,7 +443,8 @@ fn try_root(config: &Config, features: &Features, new: bool) -> Result<(), Start
             .map_err(|problem| StartError::MountOptions { options, problem })?;
     }
     if new {
-        Stores::new(root, "", &config.stores).look().map_err(StartError::Store)?;
+        let stores = Stores::new(root, "", &config.stores);
+        stores.look(&stores.directories().collect::<Vec<_>>()).map_err(StartError::Store)?;
     }
     Ok(())
 }
@@ -342,24 +482,6 @@ fn lock_root(root: &Path) -> Result<File, StartError> {
     Ok(file)
 }
 
-/// A store that was never used must be usable; one that was may come back later.
-fn check_stores(stores: &Stores, meta: &Metastore, features: &Features) -> Result<(), StartError> {
-    drop_foreign_garbage(stores, meta)?;
-    for (store, count) in meta.stores_in_use()? {
-        if !stores.knows(&store) {
-            return Err(StartError::StoreGone { store, count });
-        }
-    }
-    for store in stores.directories() {
-        let Err(error) = stores.ready(store, meta, features) else { continue };
-        if meta.store_uuid(store, None)?.is_none() {
-            return Err(StartError::Store(error));
-        }
-        tracing::error!(store, %error, "a store cannot be used; its snapshots are refused until it can");
-    }
-    Ok(())
-}
-
 /// Forgets garbage in stores that the configuration does not have any more: a dead disk's will never
 /// be deleted.
 fn drop_foreign_garbage(stores: &Stores, meta: &Metastore) -> Result<()> {
@@ -379,23 +501,14 @@ fn drop_foreign_garbage(stores: &Stores, meta: &Metastore) -> Result<()> {
 /// Refuses a database restored from a backup, to which newer uppers look like strays.
 ///
 /// A crashed Prepare leaves an empty upper: nobody got its mounts.
-fn refuse_older_database(
-    stores: &Stores,
-    meta: &Metastore,
-    features: &Features,
-    last: u64,
-) -> Result<(), StartError> {
-    for store in stores.directories() {
-        let Ok(base) = stores.ready(store, meta, features) else { continue };
-        let newer = directories(&layout::snapshots(&base))?.into_iter().filter(|id| *id > last);
-        let mut newer: Vec<_> = newer.collect();
-        newer.sort_unstable();
-        for id in newer {
-            let directory = layout::snapshot(&base, id);
-            if holds_files(&directory)? {
-                let database = stores.root().join(FILE);
-                return Err(StartError::Older { database, last, directory });
-            }
+fn refuse_older_database(root: &Path, store: &Path, last: u64) -> Result<(), StartError> {
+    let newer = directories(&layout::snapshots(store))?.into_iter().filter(|id| *id > last);
+    let mut newer: Vec<_> = newer.collect();
+    newer.sort_unstable();
+    for id in newer {
+        let directory = layout::snapshot(store, id);
+        if holds_files(&directory)? {
+            return Err(StartError::Older { database: root.join(FILE), last, directory });
         }
     }
     Ok(())

@@ -6,6 +6,7 @@
 //! only its own layers unsynced.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
@@ -33,45 +34,52 @@ const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
-    disks: Busy<PathBuf>,
+    disks: Arc<Busy<PathBuf>>,
     /// By device: one thread learns of a failed write, and another must not take the silence after that for
     /// success.
-    devices: Busy<u64>,
+    devices: Arc<Busy<u64>>,
 }
 
 /// What one thread at a time may sync, and since when it does.
 #[derive(Debug)]
-struct Busy<K> {
+struct Busy<K: Eq + Hash> {
     since: Mutex<HashMap<K, Instant>>,
     ended: Condvar,
 }
 
-impl<K> Default for Busy<K> {
+impl<K: Eq + Hash> Default for Busy<K> {
     fn default() -> Self {
         Self { since: Mutex::default(), ended: Condvar::new() }
     }
 }
 
-impl<K: Clone + Eq + std::hash::Hash> Busy<K> {
+/// A key that is taken, until this is dropped, also by a panic.
+struct Taken<K: Eq + Hash>(Arc<Busy<K>>, K);
+
+impl<K: Eq + Hash> Drop for Taken<K> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+        self.0.ended.notify_all();
+    }
+}
+
+impl<K: Clone + Eq + Hash> Busy<K> {
     /// Takes `key`, waiting until `deadline`; not for one that has been taken for very long.
-    fn begin(&self, key: &K, deadline: Instant) -> bool {
+    fn begin(self: &Arc<Self>, key: &K, deadline: Instant) -> Option<Taken<K>> {
         let mut busy = self.lock();
         while let Some(since) = busy.get(key) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || since.elapsed() >= RETRY {
-                return false;
+                return None;
             }
             busy = self.ended.wait_timeout(busy, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         busy.insert(key.clone(), Instant::now());
-        true
+        Some(Taken(Arc::clone(self), key.clone()))
     }
+}
 
-    fn end(&self, key: &K) {
-        self.lock().remove(key);
-        self.ended.notify_all();
-    }
-
+impl<K: Eq + Hash> Busy<K> {
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Instant>> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -170,7 +178,8 @@ impl Snapshotter {
         let mut retry = None;
         while self.sync.next(retry) {
             self.reconcile_late();
-            retry = (!self.sync_layers(PATIENCE)).then_some(RETRY);
+            let complete = self.sync_layers(PATIENCE) && !self.stores.any_left();
+            retry = (!complete).then_some(RETRY);
         }
     }
 
@@ -188,38 +197,49 @@ impl Snapshotter {
         };
         let deadline = Instant::now() + patience;
         let (done, results) = mpsc::channel();
-        let start = |disk: &PathBuf, part: &Part, deadline| {
-            let free = self.sync.disks.begin(disk, deadline);
-            if free {
-                let (syncer, disk, part) = (Arc::clone(self), disk.clone(), part.clone());
-                let done = done.clone();
-                drop(std::thread::spawn(move || {
-                    let complete = syncer.sync_part(part);
-                    syncer.sync.disks.end(&disk);
-                    // Nobody waits any more where the disk took too long.
-                    done.send(complete).ok();
-                }));
-            }
-            free
-        };
-        let busy: Vec<_> =
-            parts.into_iter().filter(|(disk, part)| !start(disk, part, Instant::now())).collect();
-        let mut complete = true;
+        let all = parts.len();
+        let busy: Vec<_> = parts
+            .into_iter()
+            .filter(|(disk, part)| !self.start_part(disk, part, Instant::now(), &done))
+            .collect();
         for (disk, part) in busy {
-            if !start(&disk, &part, deadline) {
-                tracing::warn!(disk = %disk.display(), "still being synced; what was committed since waits");
+            if !self.start_part(&disk, &part, deadline, &done) {
+                tracing::warn!(disk = %disk.display(), "not synced now; what was committed there waits");
                 self.sync.lock().seen.extend(part.uppers);
-                complete = false;
             }
         }
         drop(done);
+        let mut complete = 0;
         loop {
             match results.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(part) => complete &= part,
-                Err(mpsc::RecvTimeoutError::Disconnected) => return complete,
+                Ok(part) => complete += usize::from(part),
+                // A thread that panicked said nothing.
+                Err(mpsc::RecvTimeoutError::Disconnected) => return complete == all,
                 Err(mpsc::RecvTimeoutError::Timeout) => return false,
             }
         }
+    }
+
+    /// Has a part synced on a thread of its own; false if its disk is being synced, or there is no thread.
+    fn start_part(
+        self: &Arc<Self>,
+        disk: &PathBuf,
+        part: &Part,
+        deadline: Instant,
+        done: &mpsc::Sender<bool>,
+    ) -> bool {
+        let Some(taken) = self.sync.disks.begin(disk, deadline) else { return false };
+        let (syncer, part, done) = (Arc::clone(self), part.clone(), done.clone());
+        let thread = std::thread::Builder::new().name("sync".to_owned()).spawn(move || {
+            let complete = syncer.sync_part(part);
+            drop(taken);
+            // Nobody waits any more where the disk took too long.
+            done.send(complete).ok();
+        });
+        if let Err(error) = &thread {
+            tracing::warn!(disk = %disk.display(), %error, "cannot start a thread to sync a disk");
+        }
+        thread.is_ok()
     }
 
     /// What is to be synced, by disk, found without touching any but the root's.
@@ -245,12 +265,11 @@ impl Snapshotter {
     fn sync_part(&self, part: Part) -> bool {
         let (Groups(groups), mut complete) = self.groups(part);
         for (device, group) in groups {
-            if !self.sync.devices.begin(&device, Instant::now() + RETRY) {
+            let Some(_taken) = self.sync.devices.begin(&device, Instant::now() + RETRY) else {
                 complete = false;
                 continue;
-            }
+            };
             complete &= self.sync_group(&group).map_or_else(|error| later(&error), |()| true);
-            self.sync.devices.end(&device);
         }
         complete
     }
@@ -336,16 +355,28 @@ mod tests {
 
     #[test]
     fn one_thread_at_a_time_syncs_a_disk() {
-        let disks = Busy::default();
+        let disks = Arc::new(Busy::default());
         let soon = || Instant::now() + Duration::from_millis(50);
-        assert!(disks.begin(&1, soon()) && disks.begin(&2, soon()));
-        assert!(!disks.begin(&1, Instant::now()) && !disks.begin(&1, soon()));
+        let (first, _second) = (disks.begin(&1, soon()).unwrap(), disks.begin(&2, soon()).unwrap());
+        assert!(disks.begin(&1, Instant::now()).is_none() && disks.begin(&1, soon()).is_none());
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| disks.begin(&1, Instant::now() + RETRY));
-            disks.end(&1);
-            assert!(waiting.join().unwrap());
+            drop(first);
+            let _taken = waiting.join().unwrap().unwrap();
+            assert!(disks.begin(&1, soon()).is_none(), "taken twice");
         });
-        assert!(!disks.begin(&1, soon()), "taken twice");
+    }
+
+    #[test]
+    fn a_disk_can_be_synced_again_after_a_panic() {
+        let disks = Arc::new(Busy::default());
+        let taken = disks.begin(&1, Instant::now()).unwrap();
+        let panicked = std::thread::spawn(move || {
+            let _taken = taken;
+            std::panic::resume_unwind(Box::new("as any thread may"));
+        });
+        panicked.join().unwrap_err();
+        assert!(disks.begin(&1, Instant::now()).is_some());
     }
 
     #[test]

@@ -108,3 +108,16 @@ fn a_file_that_cannot_be_deleted_is_an_error() {
     assert_eq!(removed.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     remove(&scratch.path().join("t")).unwrap();
 }
+
+#[test]
+fn a_tree_of_directories_alone_is_seen_to_get_on() {
+    let scratch = tempfile::tempdir().unwrap();
+    let top = scratch.path().join("t");
+    for number in 0..10 {
+        stdfs::create_dir_all(top.join(format!("{number}/below"))).unwrap();
+    }
+    let told = std::cell::Cell::new(0);
+    remove_slowly(&top, &|| told.set(told.get() + 1)).unwrap();
+    assert!(!top.exists());
+    assert!(told.get() >= 20, "told {} times", told.get());
+}

@@ -17,6 +17,9 @@ const PROMPT: Duration = Duration::from_secs(3);
 /// Longest time until a layer is synced by a disk that does not hang.
 const SYNCED: Duration = Duration::from_secs(40);
 
+/// Longest time that a start takes, whatever hangs.
+const START: Duration = Duration::from_secs(12);
+
 /// A daemon with a store on a disk that can hang, and one on a disk that cannot.
 struct World {
     /// Holds the image of `disk`.
@@ -27,7 +30,7 @@ struct World {
 }
 
 /// Runs a body with the stores `hung` and `sound`, for namespaces of the same names.
-fn with_stores(top: &'static str, body: fn(&World)) {
+fn with_stores(top: &'static str, body: fn(&mut World)) {
     limit(Duration::from_secs(120), move || {
         if !require_root() || !FsKind::Ext4.available() {
             return;
@@ -47,7 +50,7 @@ fn with_stores(top: &'static str, body: fn(&World)) {
         let mut daemon = Daemon::new(&scratch, BINARY).with_config(&config);
         daemon.start();
         add_layer(&client(&daemon), 1, "");
-        body(&World { below, disk, sound, daemon });
+        body(&mut World { below, disk, sound, daemon });
     });
 }
 
@@ -145,6 +148,33 @@ fn synchronous_removal_does_not_wait_for_a_store_that_hangs() {
         drop(frozen);
         client.cleanup().unwrap();
         assert_eq!(entries(disk.path()), 0);
+    });
+}
+
+/// SEMANTICS P12, P5.
+#[test]
+fn a_start_does_not_wait_for_a_store_that_hangs() {
+    with_stores("", |World { disk, sound, daemon, .. }| {
+        for key in ["hung/1/used", "hung/2/lost", "default/1/used"] {
+            filled(&client(daemon), key);
+        }
+        daemon.kill();
+        let lost = disk.path().join("snapshots").join("3");
+        fs::remove_dir_all(lost).unwrap();
+        let frozen = disk.freeze();
+        let started = Instant::now();
+        daemon.start();
+        assert!(started.elapsed() < START, "took {:?}", started.elapsed());
+        assert!(daemon.log().contains("a store does not answer"), "{}", daemon.log());
+        let client = client(daemon);
+        promptly(|| client.mounts("default/1/used").unwrap());
+        promptly(|| is_refused(client.mounts("hung/1/used")));
+        promptly(|| is_refused(client.prepare("hung/3/c", &layer(1), &[])));
+        others_are_served(&client, sound, 1);
+        drop(frozen);
+        wait_for("the store", NOTICED, || client.mounts("hung/1/used").is_ok());
+        filled(&client, "hung/3/c");
+        wait_for("the lost upper", SYNCED, || client.mounts("hung/2/lost").is_ok());
     });
 }
 

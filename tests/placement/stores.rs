@@ -105,7 +105,7 @@ fn one_directory_is_not_two_stores() {
             format!("[stores.{name}]\ntype = \"dir\"\npath = \"{}\"\n", path.display())
         };
         daemon.set_config(&format!("{}{}", fast(disk.path()), other("two", &two)));
-        does_not_start(&mut daemon, "the same directory as that of store \"two\"");
+        does_not_start(&mut daemon, "the same directory as that of store \"fast\"");
         assert_eq!(entries(disk.path()), 0);
         // Under another name, once nothing is left of the first.
         daemon.set_config(&fast(disk.path()));
@@ -114,6 +114,12 @@ fn one_directory_is_not_two_stores() {
         daemon.set_config(&other("two", disk.path()));
         daemon.start();
         daemon.stop();
+        // Under two names that are new to a root in use.
+        let (new, alias) = (scratch.dir("new"), scratch.join("alias"));
+        symlink(&new, &alias).unwrap();
+        daemon.set_config(&format!("{}{}", other("new", &new), other("alias", &alias)));
+        does_not_start(&mut daemon, "the same directory as that of store \"alias\"");
+        assert!(!new.join(".overstream-store").exists());
         // The disk of one, where another is expected.
         let copy = scratch.dir("copy");
         fs::copy(disk.join(".overstream-store"), copy.join(".overstream-store")).unwrap();

@@ -209,6 +209,28 @@ fn a_disk_that_never_answers_does_not_hang_the_metrics() {
 }
 
 #[test]
+fn a_store_that_refuses_calls_because_it_hangs_does_not_count_as_answering() {
+    with_stores(|bed, fast, address| {
+        bed.layer("layer", "");
+        let Some(hung) = Hung::over(fast) else {
+            not_run("fuse", "/dev/fuse cannot be opened or mounted");
+            return;
+        };
+        let client = &bed.client;
+        std::thread::scope(move |scope| {
+            let hung = hung;
+            let prepare = |number| move || client.prepare(&format!("kept-{number}"), "layer", &[]);
+            // One more than are let in.
+            let calls: Vec<_> = (0..9).map(|number| scope.spawn(prepare(number))).collect();
+            let refused = || calls.iter().any(|call| call.is_finished());
+            wait_for("a call to be refused", Duration::from_secs(10), refused);
+            told(address, &["answering{store=\"fast\"} 0"]);
+            drop(hung);
+        });
+    });
+}
+
+#[test]
 fn a_taken_metrics_address_is_told() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

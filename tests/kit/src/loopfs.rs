@@ -4,16 +4,21 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use crate::command::{Output, run};
 use crate::require::{not_run, require_command, require_root};
 use crate::scratch::Scratch;
 use crate::sweep;
+use crate::wait::holds_within;
 
 /// Name of the file that takes up the space.
 const FILLER: &str = ".filler";
+/// How long a daemon may look at a file system that is being unmounted.
+const BUSY: Duration = Duration::from_secs(5);
 /// xfs does not make smaller file systems.
 const XFS_MINIMUM_MB: u64 = 300;
 /// btrfs does not make smaller ones that hold anything.
@@ -170,14 +175,18 @@ impl LoopFs {
         self.change("remount,rw");
     }
 
-    /// Unmounts it with everything mounted in it. Nothing may have a file open in it.
+    /// Unmounts it with everything mounted in it. Nothing may keep a file open in it; a daemon that looks
+    /// at it just now is waited for.
     #[track_caller]
     pub fn unmount(&self) {
         let mounts = crate::mounts_below(&self.path);
         for point in mounts.iter().rev() {
-            let flags = MntFlags::UMOUNT_NOFOLLOW;
-            umount2(point, flags)
-                .unwrap_or_else(|e| panic!("cannot unmount {}: {e}", point.display()));
+            let mut result = Ok(());
+            holds_within(BUSY, || {
+                result = umount2(point, MntFlags::UMOUNT_NOFOLLOW);
+                result != Err(Errno::EBUSY)
+            });
+            result.unwrap_or_else(|e| panic!("cannot unmount {}: {e}", point.display()));
         }
         // The next mount must not get a device that still holds the old image.
         sweep::detach_loops_below(&self.image);
