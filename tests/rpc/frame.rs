@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use overstream_testkit::proto::snapshots::Info;
 use overstream_testkit::proto::types::Mount;
-use overstream_testkit::{Client, Daemon, Scratch, limit, require_root};
+use overstream_testkit::{Client, Daemon, Scratch, limit, require_root, snapshots_in, wait_for};
 use tonic::{Code, Status};
 
 /// The daemon's program.
@@ -66,6 +66,14 @@ impl Bed {
     /// Returns what snapshot `id` itself holds.
     pub(super) fn fs(&self, id: u64) -> PathBuf {
         self.own(id).join("fs")
+    }
+
+    /// Waits until a call that is about to be recorded has made its directories.
+    #[track_caller]
+    pub(super) fn wait_for_directories(&self, count: usize) {
+        wait_for("the call to begin", Duration::from_secs(10), || {
+            snapshots_in(self.daemon.root()).len() == count
+        });
     }
 
     /// Returns all snapshots, sorted by name.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use overstream_testkit::proto::snapshots::ListSnapshotsRequest;
-use overstream_testkit::{Daemon, Scratch, limit, require_root, snapshots_in, wait_for};
+use overstream_testkit::{Daemon, Scratch, limit, require_root, wait_for};
 
 use super::frame::{BINARY, names, serve, serve_as};
 
@@ -90,9 +90,7 @@ fn sigterm_lets_a_running_call_finish() {
         database.execute_batch("BEGIN IMMEDIATE").unwrap();
         let client = bed.daemon.client("over");
         let call = std::thread::spawn(move || client.prepare("a", "", &[]));
-        wait_for("the call to begin", Duration::from_secs(10), || {
-            !snapshots_in(bed.daemon.root()).is_empty()
-        });
+        bed.wait_for_directories(1);
         bed.daemon.signal(Signal::SIGTERM);
         let announced = || bed.daemon.log().contains("finishing calls under way");
         wait_for("the daemon to stop", Duration::from_secs(10), announced);
@@ -138,9 +136,7 @@ fn sigterm_does_not_wait_for_ever() {
             database.execute_batch("BEGIN IMMEDIATE").unwrap();
             let client = bed.daemon.client("over");
             let call = std::thread::spawn(move || client.prepare("a", "", &[]));
-            wait_for("the call to begin", Duration::from_secs(10), || {
-                !snapshots_in(bed.daemon.root()).is_empty()
-            });
+            bed.wait_for_directories(1);
             bed.daemon.signal(Signal::SIGTERM);
             assert_eq!(bed.daemon.wait_exit(Duration::from_secs(8)).code(), Some(0));
             call.join().unwrap().unwrap_err();
@@ -166,7 +162,7 @@ fn calls_threads_and_the_last_sync_share_one_grace() {
             database.execute_batch("BEGIN IMMEDIATE").unwrap();
             let client = bed.daemon.client("over");
             let call = std::thread::spawn(move || client.prepare("a", "", &[]));
-            wait_for("the call to begin", Duration::from_secs(10), || bed.fs(2).exists());
+            bed.wait_for_directories(2);
             let began = Instant::now();
             bed.daemon.signal(Signal::SIGTERM);
             assert_eq!(bed.daemon.wait_exit(Duration::from_secs(30)).code(), Some(0));
