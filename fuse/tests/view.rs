@@ -13,6 +13,7 @@ mod view {
     mod hostile;
     mod listing;
     mod made;
+    mod others;
     mod refused;
     mod stacks;
 }
