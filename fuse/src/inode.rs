@@ -107,6 +107,14 @@ impl Inodes {
         *lookups += 1;
     }
 
+    /// Counts a lookup of a file, if it is known.
+    pub(crate) fn count(&self, ino: Ino) {
+        let Some(mut shard) = self.shard(ino) else { return };
+        if let Some((_, lookups)) = shard.get_mut(&ino.0) {
+            *lookups += 1;
+        }
+    }
+
     /// Returns the file with a number.
     ///
     /// # Errors

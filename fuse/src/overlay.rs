@@ -75,6 +75,11 @@ impl Overlay {
         }
     }
 
+    /// Counts a lookup of a file, if it is remembered.
+    pub fn count(&self, ino: Ino) {
+        self.inodes.count(ino);
+    }
+
     /// Takes back `count` lookups of a file.
     pub fn forget(&self, ino: Ino, count: u64) {
         self.inodes.forget(ino, count);

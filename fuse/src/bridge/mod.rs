@@ -194,33 +194,27 @@ impl Filesystem for Bridge {
         mut reply: ReplyDirectoryPlus,
     ) {
         let parent = Ino(ino.0);
-        let (mut added, mut failed) = (false, None);
         let listed = self.0.read_dir(Handle(fh.0), offset, |name, ino, kind, next| {
             // The kernel neither counts nor uses what it is told about these two.
-            if name == "." || name == ".." {
-                let attr = convert::only(ino, kind);
-                added = true;
-                return control(reply.add(attr.ino, next, name, &FOR_EVER, &attr, Generation(0)));
-            }
-            match self.0.lookup(parent, name) {
-                Ok(found) => {
-                    let attr = convert::attr(&found);
-                    let full = reply.add(attr.ino, next, name, &FOR_EVER, &attr, Generation(0));
-                    if full {
-                        self.0.forget(found.ino, 1);
-                    }
-                    added = true;
-                    control(full)
+            let dot = name == "." || name == "..";
+            let found = if dot { None } else { Some(self.0.lookup(parent, name)) };
+            let (attr, ttl) = match found {
+                None => (convert::only(ino, kind), FOR_EVER),
+                Some(Ok(found)) => (convert::attr(&found), FOR_EVER),
+                Some(Err(Error::NoEntry)) => return control(false),
+                // It is listed nevertheless; whoever looks at it asks again, and gets the error.
+                Some(Err(_)) => {
+                    self.0.count(ino);
+                    (convert::only(ino, kind), Duration::ZERO)
                 }
-                Err(Error::NoEntry) => control(false),
-                // What came before is given first; the next request then begins here.
-                Err(error) => {
-                    failed = Some(error).filter(|_| !added);
-                    control(true)
-                }
+            };
+            let full = reply.add(attr.ino, next, name, &ttl, &attr, Generation(0));
+            if full && !dot {
+                self.0.forget(Ino(attr.ino.0), 1);
             }
+            control(full)
         });
-        match listed.and(failed.map_or(Ok(()), Err)) {
+        match listed {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(convert::errno(&error)),
         }

@@ -1,5 +1,6 @@
 //! Names of all kinds, and layers that would lead outside.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -110,6 +111,8 @@ fn marks_that_are_not_supported_are_refused_not_ignored() {
         xattr::set(layers.dir(0).join("file"), "trusted.overlay.metacopy", b"").unwrap();
         fs::write(layers.dir(1).join("file"), "DATA!").unwrap();
         let served = layers.served(Format::Trusted);
+        let listed = fs::read_dir(served.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(listed.collect::<BTreeSet<_>>(), ["file".into(), "moved".into()].into());
         for refused in [
             fs::symlink_metadata(served.path().join("moved")).map(drop),
             fs::read(served.path().join("file")).map(drop),
