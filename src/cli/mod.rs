@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and how answers look.
 
 mod client;
+mod mount;
 mod show;
 
 use std::net::SocketAddr;
@@ -33,6 +34,21 @@ enum Command {
     /// Then `ctr run --snapshotter overstream ..`, or `snapshotter = "overstream"` for CRI.
     #[command(verbatim_doc_comment)]
     Serve(Serve),
+    /// Mount a merged, read-only view of directories
+    ///
+    /// Shows the directories of LIST as the kernel's overlayfs would: of two files with one name the
+    /// one further left is seen, directories with one name are merged, whiteouts and opaque directories are
+    /// honoured. Stays in the foreground until the view is unmounted, or SIGTERM or Ctrl-C comes.
+    ///
+    /// The view is read-only for now: there is no upper directory yet, and every change is refused with
+    /// "Read-only file system". The directories must not change while they are mounted.
+    ///
+    ///   overstream mount --lower /layers/app:/layers/base /mnt
+    ///
+    /// Options (-o), separated by commas: ro, userxattr (marks are user.overlay.*, not trusted.overlay.*),
+    /// allow_other, nodev, nosuid, noexec, noatime and their opposites, fsname=NAME.
+    #[command(verbatim_doc_comment)]
+    Mount(mount::Mount),
     /// List snapshots and where their files lie
     Ls(Ls),
     /// Show what is mounted for a snapshot, where its upper lies, and why
@@ -190,6 +206,7 @@ fn parse_id(text: &str) -> Result<u64, String> {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => start(args),
+        Command::Mount(args) => mount::run(&args),
         Command::Ls(args) => client::ls(&args.remote, args.filters),
         Command::Mounts(args) => client::mounts(&args.remote, args.snapshotter, args.key),
         Command::Usage(args) => client::usage(&args.remote),

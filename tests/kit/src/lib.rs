@@ -40,7 +40,7 @@ pub use mount::{Mounted, mount, try_mount};
 pub use mountinfo::mounts_below;
 pub use process::Process;
 pub use registry::Registry;
-pub use require::{not_run, require_command, require_root};
+pub use require::{not_run, require_command, require_fuse, require_root};
 pub use rpc::{block_on, channel};
 pub use scratch::Scratch;
 pub use stack::Stack;

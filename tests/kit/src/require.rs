@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 /// Tells loudly that the current test did not run because `capability` is missing.
@@ -30,6 +30,15 @@ pub fn require_root() -> bool {
         not_run("root", "it needs root's rights");
     }
     root
+}
+
+/// Tells whether the host can mount FUSE file systems (capability `fuse`); says so if not.
+pub fn require_fuse() -> bool {
+    let device = Path::new("/dev/fuse").exists();
+    if !device {
+        not_run("fuse", "there is no /dev/fuse; try `modprobe fuse`");
+    }
+    device
 }
 
 /// Tells whether `program` is installed; if not, says that `capability` is missing.

@@ -1,0 +1,98 @@
+//! Mounts a view, serves it with several threads, and unmounts it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use rustix::mount::UnmountFlags;
+use rustix::process::geteuid;
+
+use super::Bridge;
+use crate::{Flag, MountOptions, Overlay};
+
+/// Two, so that one that waits for a disk holds nobody up; not many, since each has a buffer of 16 MiB,
+/// of which it uses a page as long as nobody writes.
+const THREADS: (usize, usize) = (2, 8);
+
+/// A mounted view that is not served yet: who looks at it waits.
+#[derive(Debug)]
+pub struct Mounted {
+    session: Session<Bridge>,
+    target: PathBuf,
+}
+
+/// Ends a mount from another thread.
+#[derive(Debug)]
+pub struct Unmounter {
+    session: SessionUnmounter,
+    target: PathBuf,
+}
+
+/// How a mount has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmounted {
+    /// It is gone.
+    Gone,
+    /// Its name is gone; who uses it goes on until done.
+    InUse,
+}
+
+/// Mounts `overlay` on the directory `target`.
+///
+/// # Errors
+/// Those of mount(2), or of fusermount3 where mount(2) is not allowed.
+pub fn mount(overlay: Overlay, target: &Path, options: &MountOptions) -> io::Result<Mounted> {
+    let target = target.canonicalize()?;
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::RO,
+        MountOption::DefaultPermissions,
+        MountOption::FSName(options.source.clone()),
+    ];
+    config.mount_options.extend(options.flags.iter().map(|flag| match flag {
+        Flag::NoDev => MountOption::NoDev,
+        Flag::NoSuid => MountOption::NoSuid,
+        Flag::NoExec => MountOption::NoExec,
+        Flag::NoAtime => MountOption::NoAtime,
+    }));
+    let root = geteuid().is_root();
+    // What fuser forbids unless told otherwise, and what only root may allow.
+    let allowed = [(Flag::NoDev, MountOption::Dev), (Flag::NoSuid, MountOption::Suid)];
+    let allowed = allowed.into_iter().filter(|(flag, _)| root && !options.flags.contains(flag));
+    config.mount_options.extend(allowed.map(|(_, option)| option));
+    let everybody = options.allow_other || root;
+    config.acl = if everybody { SessionACL::All } else { SessionACL::Owner };
+    let (least, most) = THREADS;
+    config.n_threads = Some(available_parallelism().map_or(least, usize::from).clamp(least, most));
+    let session = Session::new(Bridge(overlay), &target, &config)?;
+    Ok(Mounted { session, target })
+}
+
+impl Mounted {
+    /// Returns what ends the mount while it is served.
+    pub fn unmounter(&mut self) -> Unmounter {
+        let session = self.session.unmount_callable();
+        Unmounter { session, target: self.target.clone() }
+    }
+
+    /// Serves the view until it is unmounted, by whomever.
+    pub fn serve(self) -> io::Result<()> {
+        self.session.run()
+    }
+}
+
+impl Unmounter {
+    /// Unmounts the view. If somebody uses it, takes away its name only; then the view is served on
+    /// until the last user is done.
+    pub fn unmount(&mut self) -> io::Result<Unmounted> {
+        match self.session.unmount() {
+            Ok(()) => Ok(Unmounted::Gone),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                rustix::mount::unmount(&self.target, UnmountFlags::DETACH)?;
+                Ok(Unmounted::InUse)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

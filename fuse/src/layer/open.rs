@@ -1,0 +1,93 @@
+//! Opens the lower directories of a mount, and refuses what cannot be layers of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::io::{self, Errno};
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use super::LayerDir;
+use super::dir::{HostDir, Pool};
+
+/// The kernel's limit.
+const MOST: usize = 500;
+
+/// Why directories cannot be the layers of a mount.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// There is none.
+    #[error("no lower directory is given")]
+    None,
+    /// There are more than the kernel's overlayfs takes.
+    #[error("{0} lower directories are given, the most is 500")]
+    TooMany(usize),
+    /// One cannot be opened.
+    #[error("lower directory {}: {source}", path.display())]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// One is given twice, or lies in another.
+    #[error("lower directories {} and {} are one, or one lies in the other", .0.display(), .1.display())]
+    Overlap(PathBuf, PathBuf),
+    /// One lies below the mount point, or the mount point in it.
+    #[error("lower directory {} and the mount point {} are one, or one lies in the other", .0.display(), .1.display())]
+    Nested(PathBuf, PathBuf),
+}
+
+/// Opens the lower directories of a mount on `target`, given from the topmost down. They are open before
+/// anything is mounted, so the view never looks through itself.
+///
+/// # Errors
+/// Says which directory cannot be used, and why.
+pub fn open_lowers(paths: &[PathBuf], target: &Path) -> Result<Vec<Arc<dyn LayerDir>>, Refused> {
+    if paths.is_empty() {
+        return Err(Refused::None);
+    }
+    if paths.len() > MOST {
+        return Err(Refused::TooMany(paths.len()));
+    }
+    let pool = Arc::default();
+    let mut resolved: Vec<PathBuf> = Vec::new();
+    let mut layers: Vec<Arc<dyn LayerDir>> = Vec::new();
+    for path in paths {
+        let refused = |source: std::io::Error| Refused::Open { path: path.clone(), source };
+        let real = path.canonicalize().map_err(refused)?;
+        if let Some(other) = resolved.iter().find(|other| overlap(other, &real)) {
+            return Err(Refused::Overlap(other.clone(), real));
+        }
+        if overlap(&real, target) {
+            return Err(Refused::Nested(real, target.to_owned()));
+        }
+        layers.push(Arc::new(open(&real, &pool).map_err(|errno| refused(errno.into()))?));
+        resolved.push(real);
+    }
+    Ok(layers)
+}
+
+fn overlap(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
+fn open(path: &Path, pool: &Arc<Pool>) -> io::Result<HostDir> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    // A mount of our own, as in the kernel: what is mounted inside the layer is not part of it. Where that
+    // is not allowed, the mount in the layer is refused when it is met.
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let fd = match open_tree(&fd, "", clone) {
+        Ok(own) => own,
+        Err(Errno::PERM | Errno::INVAL | Errno::NOSYS) => fd,
+        Err(error) => return Err(error),
+    };
+    let root = HostDir::Root { fd: Arc::new(fd), pool: Arc::clone(pool) };
+    // By way of /proc marks are read; without it they would seem not to be there.
+    let (by_path, flags) = (root.path(None)?, AtFlags::SYMLINK_NOFOLLOW);
+    rustix::fs::statx(CWD, &by_path.path, flags, StatxFlags::TYPE)?;
+    Ok(root)
+}
