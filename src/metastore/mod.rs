@@ -30,14 +30,16 @@ pub(crate) use write::{Commit, NewSnapshot, Removal};
 
 use crate::error::{Error, Result};
 
+/// How long a change that came in between is waited for by a thread that has better things to do.
+const PATIENCE: Duration = Duration::from_millis(10);
 /// Most connections kept for reading; more are opened under load and closed again.
 const READERS: usize = 4;
 
 /// Whether a change may wait for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// The thread has better things to do.
-    Never,
+    /// No longer than one quick change takes: the thread has better things to do.
+    Briefly,
     /// It has none.
     AsLongAsItTakes,
 }
@@ -73,9 +75,10 @@ impl Metastore {
         })
     }
 
-    /// True if a change takes so little time of late that it is not worth another thread.
+    /// True if nobody writes now, and a change takes so little time of late that it is not worth another
+    /// thread.
     pub(crate) fn is_quick(&self) -> bool {
-        self.pace.is_quick()
+        self.pace.is_quick() && !matches!(self.writer.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     /// Finds a snapshot.
@@ -217,7 +220,19 @@ impl Metastore {
         written
     }
 
-    /// The same, as far as `wait` allows: `Error::WouldWait` while others write.
+    fn writer_within(&self, patience: Duration) -> Option<MutexGuard<'_, Connection>> {
+        let began = Instant::now();
+        loop {
+            match self.writer.try_lock() {
+                Ok(connection) => return Some(connection),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if began.elapsed() > patience => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(patience / 50),
+            }
+        }
+    }
+
+    /// The same, as far as `wait` allows: `Error::WouldWait` while others go on writing.
     fn write_if<T>(
         &self,
         wait: Wait,
@@ -226,13 +241,9 @@ impl Metastore {
         if wait == Wait::AsLongAsItTakes {
             return self.write(work);
         }
-        let mut connection = match self.writer.try_lock() {
-            Ok(connection) => connection,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(Error::WouldWait),
-        };
         let began = Instant::now();
-        connection.busy_timeout(Duration::ZERO)?;
+        let mut connection = self.writer_within(PATIENCE).ok_or(Error::WouldWait)?;
+        connection.busy_timeout(PATIENCE)?;
         let written = change(&mut connection, work);
         connection.busy_timeout(open::BUSY)?;
         self.pace.note(began.elapsed());

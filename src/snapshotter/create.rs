@@ -77,7 +77,7 @@ impl Snapshotter {
         if !draft.stays_in_root() || !self.meta.is_quick() {
             return Ok(None);
         }
-        match self.carry_out(Kind::Active, &new, draft, Wait::Never) {
+        match self.carry_out(Kind::Active, &new, draft, Wait::Briefly) {
             Err(Error::WouldWait) => Ok(None),
             mounts => mounts.map(Some),
         }

@@ -307,7 +307,7 @@ impl Snapshotter {
         if !only_row {
             return Ok(None);
         }
-        match self.remove_row(&row, Wait::Never) {
+        match self.remove_row(&row, Wait::Briefly) {
             Err(Error::WouldWait) => Ok(None),
             removed => removed.map(Some),
         }
