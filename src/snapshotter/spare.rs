@@ -186,9 +186,21 @@ impl Snapshotter {
 
 /// True if this was a spare that an earlier daemon left, and is no more.
 pub(super) fn delete_left(directory: &Path) -> bool {
+    is_marked(directory) && delete(directory).is_ok()
+}
+
+/// Takes the mark off a snapshot: that it was taken off before need not have reached the disk.
+pub(super) fn clear_mark(directory: &Path) {
+    if is_marked(directory)
+        && let Err(error) = fs::set_permissions(directory, Permissions::from_mode(MARKED & !STICKY))
+    {
+        tracing::warn!(directory = %directory.display(), %error, "a snapshot looks like a spare");
+    }
+}
+
+fn is_marked(directory: &Path) -> bool {
     let found = fs::symlink_metadata(directory);
-    let marked = found.is_ok_and(|found| found.is_dir() && found.mode() & STICKY != 0);
-    marked && delete(directory).is_ok()
+    found.is_ok_and(|found| found.is_dir() && found.mode() & STICKY != 0)
 }
 
 /// Deletes a spare, and nothing that anybody put there.

@@ -348,6 +348,9 @@ impl Snapshotter {
         }
         let whole = directory.join(layout::FS).is_dir()
             && (row.info.kind != Kind::Active || directory.join(layout::WORK).is_dir());
+        if row.placement.store == ROOT_STORE {
+            spare::clear_mark(&directory);
+        }
         match (committed, whole) {
             (true, true) => self.mend_link(row, &directory),
             (true, false) => tracing::error!(
