@@ -1,9 +1,9 @@
 //! The record of all snapshots, in SQLite: one transaction per call.
 //!
 //! WAL with `synchronous=FULL`: a call that has answered survives a power failure. One connection
-//! writes, a few read; readers never wait for the writer, but use its connection while nobody writes. No call
-//! waits for I/O on snapshot directories while it holds a connection. This room checks what must hold at the instant of the
-//! write (key free, parent committed, no children); everything else is decided by its callers.
+//! writes, a few read; readers never wait for the writer, but use its connection while nobody writes. No
+//! call waits for I/O on snapshot directories while it holds a connection. This room checks what must hold
+//! at the instant of the write (key free, parent committed, no children); everything else is decided by its callers.
 
 mod open;
 mod pace;
@@ -220,18 +220,6 @@ impl Metastore {
         written
     }
 
-    fn writer_within(&self, patience: Duration) -> Option<MutexGuard<'_, Connection>> {
-        let began = Instant::now();
-        loop {
-            match self.writer.try_lock() {
-                Ok(connection) => return Some(connection),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if began.elapsed() > patience => return None,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(patience / 50),
-            }
-        }
-    }
-
     /// The same, as far as `wait` allows: `Error::WouldWait` while others go on writing.
     fn write_if<T>(
         &self,
@@ -255,6 +243,18 @@ impl Metastore {
                 Err(Error::WouldWait)
             }
             other => other,
+        }
+    }
+
+    fn writer_within(&self, patience: Duration) -> Option<MutexGuard<'_, Connection>> {
+        let began = Instant::now();
+        loop {
+            match self.writer.try_lock() {
+                Ok(connection) => return Some(connection),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if began.elapsed() > patience => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(patience / 50),
+            }
         }
     }
 }

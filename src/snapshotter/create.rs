@@ -71,10 +71,13 @@ impl Snapshotter {
     /// Makes a writable snapshot of which all lies in the root, while its disk is quick; nothing for
     /// others.
     pub(crate) fn prepare_in_root(&self, new: &New<'_>) -> Result<Option<Vec<Mount>>> {
+        if !self.meta.is_quick() {
+            return Ok(None);
+        }
         let labels = without_empty(new.labels);
         let new = New { labels: &labels, ..*new };
         let draft = self.draft(Kind::Active, &new)?;
-        if !draft.stays_in_root() || !self.meta.is_quick() {
+        if !draft.stays_in_root() {
             return Ok(None);
         }
         match self.carry_out(Kind::Active, &new, draft, Wait::Briefly) {
@@ -375,6 +378,17 @@ pub(super) fn fill_snapshot(directory: &Path, kind: Kind, owner: (u32, u32)) -> 
     }
     if kind == Kind::Active {
         make_unless_there(&directory.join(layout::WORK), 0o711)?;
+    }
+    Ok(())
+}
+
+/// Deletes what `fill_snapshot` made, and the directory; an upper that holds anything stays, with all.
+pub(super) fn remove_empty(directory: &Path) -> std::io::Result<()> {
+    for part in [directory.join(layout::FS), directory.join(layout::WORK), directory.to_owned()] {
+        match fs::remove_dir(&part) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => other?,
+        }
     }
     Ok(())
 }

@@ -297,10 +297,12 @@ impl Snapshotter {
         snapshotter: &str,
         key: &str,
     ) -> Result<Option<()>> {
+        if !self.meta.is_quick() {
+            return Ok(None);
+        }
         let row = self.meta.get(snapshotter, key)?;
         let placement = &row.placement;
-        let only_row = self.meta.is_quick()
-            && placement.place == Place::Store
+        let only_row = placement.place == Place::Store
             && placement.store == ROOT_STORE
             && !placement.retain
             && !self.options.sync_remove;

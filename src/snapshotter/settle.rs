@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Snapshotter;
-use super::create::{mend_snapshot, placed};
+use super::create::{mend_snapshot, placed, remove_empty};
 use super::volatile;
 use crate::config::Otherwise;
 use crate::doors::Inside;
@@ -240,8 +240,11 @@ impl Snapshotter {
             crate::crash::point("settle: directories made");
             self.meta.settle(row.id, &placement)
         });
-        if settled.is_err() && self.is_pending(&row) {
-            remove_empty(&directory);
+        if settled.is_err()
+            && self.is_pending(&row)
+            && let Err(error) = remove_empty(&directory)
+        {
+            tracing::warn!(directory = %directory.display(), %error, "cannot delete, left to the next start");
         }
         settled?;
         row.placement = placement;
@@ -432,20 +435,6 @@ impl Snapshotter {
             home.check()
         } else {
             Err(gone("it belongs to another snapshot now"))
-        }
-    }
-}
-
-/// Removes a snapshot's directory as far as nothing is in it.
-fn remove_empty(directory: &Path) {
-    let parts = [directory.join(layout::WORK), directory.join(layout::FS), directory.to_owned()];
-    for part in parts {
-        match std::fs::remove_dir(&part) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(directory = %part.display(), %error, "cannot delete, left to the next start");
-                return;
-            }
-            _ => {}
         }
     }
 }

@@ -7,14 +7,13 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Snapshotter;
-use super::create::fill_snapshot;
+use super::create::{fill_snapshot, remove_empty};
 use crate::error::{IoContext, Result};
 use crate::layout;
 use crate::snapshot::Kind;
@@ -168,7 +167,7 @@ impl Snapshotter {
         DirBuilder::new().mode(MARKED).create(&directory).at("create", &directory)?;
         crate::crash::point("spare: directory made");
         fill_snapshot(&directory, Kind::Active, (0, 0))
-            .inspect_err(|_| drop(delete(&directory)))?;
+            .inspect_err(|_| drop(remove_empty(&directory)))?;
         crate::crash::point("spare: made");
         self.spares.add(id);
         Ok(())
@@ -177,7 +176,7 @@ impl Snapshotter {
     fn delete_spares(&self) {
         for id in self.spares.take_all() {
             let directory = layout::snapshot(self.stores.root(), id);
-            if let Err(error) = delete(&directory) {
+            if let Err(error) = remove_empty(&directory) {
                 tracing::debug!(directory = %directory.display(), %error, "a spare is left to the next start");
             }
         }
@@ -186,7 +185,7 @@ impl Snapshotter {
 
 /// True if this was a spare that an earlier daemon left, and is no more.
 pub(super) fn delete_left(directory: &Path) -> bool {
-    is_marked(directory) && delete(directory).is_ok()
+    is_marked(directory) && remove_empty(directory).is_ok()
 }
 
 /// Takes the mark off a snapshot: that it was taken off before need not have reached the disk.
@@ -201,17 +200,6 @@ pub(super) fn clear_mark(directory: &Path) {
 fn is_marked(directory: &Path) -> bool {
     let found = fs::symlink_metadata(directory);
     found.is_ok_and(|found| found.is_dir() && found.mode() & STICKY != 0)
-}
-
-/// Deletes a spare, and nothing that anybody put there.
-fn delete(directory: &Path) -> io::Result<()> {
-    for part in [directory.join(layout::FS), directory.join(layout::WORK), directory.to_owned()] {
-        match fs::remove_dir(&part) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            other => other?,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
