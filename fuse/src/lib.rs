@@ -20,6 +20,7 @@ mod inode;
 pub mod layer;
 mod lookup;
 mod merge;
+pub mod mountinfo;
 mod name;
 mod opaque;
 mod options;
