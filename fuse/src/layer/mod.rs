@@ -1,6 +1,7 @@
 //! What a layer is to the rules: its root directory, and what can be asked of a directory.
 
 mod dir;
+mod in_use;
 mod open;
 
 use std::ffi::OsStr;
@@ -12,6 +13,7 @@ use rustix::fs::StatVfs;
 use rustix::io;
 
 pub use crate::name::Name;
+pub use in_use::in_use;
 pub use open::{Refused, open_lowers};
 
 /// A directory of a layer. Names are single components, so nothing outside the layer can be reached.
