@@ -1,8 +1,10 @@
 //! What a layer is to the rules: its root directory, and what can be asked of a directory.
 
+mod claim;
 mod dir;
 mod in_use;
 mod open;
+mod place;
 
 use std::ffi::OsStr;
 use std::fmt::Debug;
@@ -13,6 +15,7 @@ use rustix::fs::StatVfs;
 use rustix::io;
 
 pub use crate::name::Name;
+pub use claim::{Claim, Holder, Role, Unclaimable, claim};
 pub use in_use::in_use;
 pub use open::{Refused, open_lowers};
 
