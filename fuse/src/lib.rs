@@ -33,6 +33,9 @@ pub use errno::{Error, Result};
 pub use file::Handle;
 pub use format::Format;
 pub use inode::Ino;
-pub use options::{Flag, MountOptions, split_lowers};
+pub use options::{
+    Access, Flag, IdRange, MountOptions, RedirectDir, Squash, Whiteouts, Writing, XattrPermissions,
+    split_lowers, unsupported,
+};
 pub use overlay::{Attr, Overlay};
 pub use readdir::Entry;
