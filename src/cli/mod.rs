@@ -216,7 +216,7 @@ pub fn run() -> ExitCode {
     }
     let result = match Cli::parse().command {
         Command::Serve(args) => start(args),
-        Command::Mount(args) => mount::run(args),
+        Command::Mount(args) => return mount::run(args),
         Command::Ls(args) => client::ls(&args.remote, args.filters),
         Command::Mounts(args) => client::mounts(&args.remote, args.snapshotter, args.key),
         Command::Usage(args) => client::usage(&args.remote),

@@ -49,7 +49,8 @@ pub fn mount(overlay: Overlay, target: &Path, options: &MountOptions) -> io::Res
         if options.read_only() { MountOption::RO } else { MountOption::RW },
         MountOption::DefaultPermissions,
         MountOption::FSName(options.source.clone()),
-        MountOption::Subtype(options.subtype.clone()),
+        // Not as `Subtype`, which mount(2) is not told of.
+        MountOption::CUSTOM(format!("subtype={}", options.subtype)),
     ];
     let context = options.context.iter().map(|context| format!("context=\"{context}\""));
     config.mount_options.extend(context.map(MountOption::CUSTOM));

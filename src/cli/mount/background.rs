@@ -7,11 +7,12 @@
 //! standard error stays the command's till then, so nobody has to carry errors over.
 
 use std::env;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
@@ -28,7 +29,7 @@ pub(super) fn is_server() -> bool {
 }
 
 /// Starts the server, and returns when the mount can be used.
-pub(super) fn start(target: &Path) -> Result<(), String> {
+pub(super) fn start(target: &Path) -> Result<ExitCode, String> {
     let mut argv = env::args_os();
     // Also if the file has been deleted, or another has taken its name.
     let mut command = Command::new("/proc/self/exe");
@@ -41,63 +42,52 @@ pub(super) fn start(target: &Path) -> Result<(), String> {
         pipe.read_to_end(&mut said).map_err(failed)?;
     }
     if said != READY {
-        return Err(ended(&mut server).map_err(failed)?);
+        return match server.wait().map_err(failed)?.signal() {
+            Some(signal) => Err(format!("signal {signal} ended the process that serves the mount")),
+            // It has said itself why.
+            None => Ok(ExitCode::FAILURE),
+        };
     }
     // Answered by the server, so it serves.
     match rustix::fs::statfs(target) {
-        Ok(space) if i64::from(FUSE) == space.f_type => Ok(()),
+        Ok(space) if i64::from(FUSE) == space.f_type => Ok(ExitCode::SUCCESS),
         Ok(_) => Err(format!("{} is not mounted any more", target.display())),
         Err(errno) => Err(format!("{} is mounted, but not served: {errno}", target.display())),
     }
-}
-
-/// Tells how a server ended that has not mounted. Why, it has said itself, unless it was killed.
-fn ended(server: &mut Child) -> io::Result<String> {
-    let status = server.wait()?;
-    Ok(match status.signal() {
-        Some(signal) => {
-            format!("nothing is mounted: signal {signal} ended the process that serves")
-        }
-        None => "nothing is mounted".to_owned(),
-    })
 }
 
 /// The command that waits for us, as the server sees it.
 #[derive(Debug)]
 pub(super) struct Parent {
     nothing: File,
-    log: File,
 }
 
 impl Parent {
-    /// Leaves the parent's session, so that what ends it does not end us. What we say after the mount goes
-    /// to `log`.
-    pub(super) fn leave(log: Option<&Path>) -> Result<Self, String> {
+    /// Leaves the parent's session, so that what ends it does not end us.
+    pub(super) fn leave() -> Result<Self, String> {
         rustix::process::setsid().map_err(|errno| format!("leave the session: {errno}"))?;
         let nothing = OpenOptions::new().read(true).write(true).open("/dev/null");
         let nothing = nothing.map_err(|error| format!("/dev/null: {error}"))?;
-        let log = match log {
-            Some(path) => open_log(path)?,
-            None => nothing.try_clone().map_err(|error| format!("/dev/null: {error}"))?,
-        };
-        Ok(Self { nothing, log })
+        // The kernel has named us `exe`, after the link; a name is only for those who look.
+        let program = env::args_os().next().unwrap_or_default();
+        fs::write(
+            "/proc/self/comm",
+            Path::new(&program).file_name().unwrap_or_default().as_bytes(),
+        )
+        .ok();
+        Ok(Self { nothing })
     }
 
-    /// Says that the mount is there, and lets go of everything of the parent's. If that has ended meanwhile,
-    /// nobody wants the mount.
-    pub(super) fn announce(self) -> Result<(), String> {
+    /// Says that the mount is there, and lets go of everything of the parent's; what is said later goes to
+    /// `log`. If the parent has ended meanwhile, nobody wants the mount.
+    pub(super) fn announce(self, log: Option<&File>) -> Result<(), String> {
         let failed = |error: io::Error| format!("tell of the mount: {error}");
         env::set_current_dir("/").map_err(failed)?;
         let mut stdout = io::stdout();
         stdout.write_all(READY).and_then(|()| stdout.flush()).map_err(failed)?;
-        let replaced = dup2_stdin(&self.nothing).and_then(|()| dup2_stderr(&self.log));
+        let replaced =
+            dup2_stdin(&self.nothing).and_then(|()| dup2_stderr(log.unwrap_or(&self.nothing)));
         // At last, since the parent takes this for the end of what we have to say.
         replaced.and_then(|()| dup2_stdout(&self.nothing)).map_err(|errno| failed(errno.into()))
     }
-}
-
-/// Opens a file that what is said is added to.
-pub(super) fn open_log(path: &Path) -> Result<File, String> {
-    let opened = OpenOptions::new().append(true).create(true).open(path);
-    opened.map_err(|error| format!("log {}: {error}", path.display()))
 }

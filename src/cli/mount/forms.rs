@@ -49,10 +49,14 @@ pub(in crate::cli) struct Mount {
 ///   mount -t overstream -o lowerdir=/layers/app:/layers/base overlay /mnt
 #[derive(Debug, Parser)]
 #[command(name = "overstream-mount", version, verbatim_doc_comment)]
+#[command(override_usage = "overstream-mount [OPTIONS] [SOURCE] MOUNT_POINT")]
 pub(super) struct Program {
-    /// What the mount table shows as the source, if two are given; and the directory to mount on
-    #[arg(required = true, num_args = 1..=2, value_names = ["SOURCE", "MOUNT_POINT"])]
-    places: Vec<OsString>,
+    /// What the mount table shows as the source; may be left out
+    #[arg(value_name = "SOURCE")]
+    first: OsString,
+    /// Directory to mount on
+    #[arg(value_name = "MOUNT_POINT")]
+    second: Option<OsString>,
     /// Mount options, separated by commas; docs/MOUNT.md lists them
     #[arg(short, value_name = "OPTIONS")]
     options: Vec<OsString>,
@@ -142,18 +146,19 @@ impl Program {
         if options.writing == Writing::Yes {
             options.writing = Writing::IfPossible;
         }
-        let mut places = self.places.into_iter().rev();
-        let target = places.next().unwrap_or_default().into();
-        let source = places.next().filter(|source| !source.is_empty());
-        if let (Some(source), true) = (source, options.source == MountOptions::default().source) {
-            options.source =
-                source.into_string().ok().filter(|name| !name.contains(',')).ok_or(
-                    "the source is only shown in the mount table: give a name without commas",
-                )?;
+        let (source, target) = match self.second {
+            Some(target) => (self.first, target),
+            None => (OsString::new(), self.first),
+        };
+        let unnamed = options.source == MountOptions::default().source;
+        if unnamed && !source.is_empty() {
+            let name = source.into_string().ok().filter(|name| !name.contains(','));
+            options.source = name.ok_or("the source is for the mount table: give it no commas")?;
         }
         let front = self.foreground || self.debug;
         let stay = if front { Stay::Foreground } else { Stay::Background };
-        let request = Request { options, target, stay, log: self.log, debug: self.debug };
+        let request =
+            Request { options, target: target.into(), stay, log: self.log, debug: self.debug };
         request.with(env::var_os).checked()
     }
 }

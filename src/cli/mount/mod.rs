@@ -6,17 +6,18 @@ mod serve;
 
 use std::process::ExitCode;
 
+use clap::Parser;
+
 pub(super) use forms::{Mount, is_program};
 use forms::{Request, Stay};
 
 /// Runs `overstream mount`.
-pub(super) fn run(args: Mount) -> Result<(), String> {
-    perform(args.request()?)
+pub(super) fn run(args: Mount) -> ExitCode {
+    end(args.request().and_then(perform))
 }
 
 /// Runs the command line of somebody who calls us as another program.
 pub(super) fn run_as_program() -> ExitCode {
-    use clap::Parser;
     let program = match forms::Program::try_parse() {
         Ok(program) => program,
         // Two, which clap says of a wrong command line, is a mistake of the system to mount(8).
@@ -29,16 +30,20 @@ pub(super) fn run_as_program() -> ExitCode {
             };
         }
     };
-    super::exit(program.request().and_then(perform))
+    end(program.request().and_then(perform))
 }
 
-fn perform(request: Request) -> Result<(), String> {
+fn end(result: Result<ExitCode, String>) -> ExitCode {
+    result.unwrap_or_else(|problem| super::exit(Err(problem)))
+}
+
+fn perform(request: Request) -> Result<ExitCode, String> {
     match request.stay {
-        Stay::Foreground => serve::serve(request, None),
+        Stay::Foreground => serve::serve(request, None)?,
         Stay::Background if background::is_server() => {
-            let parent = background::Parent::leave(request.log.as_deref())?;
-            serve::serve(request, Some(parent))
+            serve::serve(request, Some(background::Parent::leave()?))?;
         }
-        Stay::Background => background::start(&request.target),
+        Stay::Background => return background::start(&request.target),
     }
+    Ok(ExitCode::SUCCESS)
 }

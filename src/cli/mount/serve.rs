@@ -1,8 +1,9 @@
 //! Serves a mount in this process, until it is unmounted or a signal comes.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -11,8 +12,9 @@ use overstream_fuse::layer::open_lowers;
 use overstream_fuse::{MountOptions, Overlay};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use super::background::{Parent, open_log};
+use super::background::Parent;
 use super::forms::Request;
 
 /// Signals that are waited for.
@@ -22,11 +24,12 @@ pub(super) fn serve(request: Request, parent: Option<Parent>) -> Result<(), Stri
     let Request { options, target, log, debug, .. } = request;
     let target = mount_point(&target)?;
     check_context(&options)?;
-    set_up_log(debug)?;
+    check_fuse()?;
+    let log = log.map(|path| open_log(&path)).transpose()?;
+    set_up_log(debug, log.clone())?;
     raise_descriptor_limit()?;
     let layers = open_lowers(&options.lowers, &target).map_err(|refused| refused.to_string())?;
     let overlay = Overlay::new(layers, options.format).ok_or("no lower directory is given")?;
-    let log = log.filter(|_| parent.is_none()).map(|path| open_log(&path)).transpose()?;
     // Before there are threads, so that no other one takes them.
     let signals = SigSet::from_iter(SIGNALS);
     signals.thread_block().map_err(|errno| format!("block signals: {errno}"))?;
@@ -39,14 +42,13 @@ pub(super) fn serve(request: Request, parent: Option<Parent>) -> Result<(), Stri
         .spawn(move || obey(&signals, &named, unmounter))
         .map_err(|error| format!("start a thread: {error}"))?;
     options.notes.iter().for_each(|note| say(note));
-    match (parent, log) {
-        (Some(parent), _) => parent.announce()?,
-        (None, log) => {
-            let how = if options.read_only() { ", read-only" } else { "" };
-            say(&format!("{} is mounted{how}; Ctrl-C unmounts it", target.display()));
-            let replaced = log.map(rustix::stdio::dup2_stderr).transpose();
-            replaced.map_err(|errno| format!("write to the log: {errno}"))?;
-        }
+    if let Some(parent) = parent {
+        parent.announce(log.as_deref())?;
+    } else {
+        let how = if options.read_only() { ", read-only" } else { "" };
+        say(&format!("{} is mounted{how}; Ctrl-C unmounts it", target.display()));
+        let replaced = log.map(rustix::stdio::dup2_stderr).transpose();
+        replaced.map_err(|errno| format!("write to the log: {errno}"))?;
     }
     mounted.serve().map_err(at)
 }
@@ -77,10 +79,31 @@ fn check_context(options: &MountOptions) -> Result<(), String> {
     Err("option context: this host's kernel has no SELinux".to_owned())
 }
 
+/// Opens a file that what is said is added to.
+fn open_log(path: &Path) -> Result<Arc<File>, String> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.map(Arc::new).map_err(|error| format!("log {}: {error}", path.display()))
+}
+
+/// Names what is missing, which mount(2) does not.
+fn check_fuse() -> Result<(), String> {
+    let opened = OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    opened.map(drop).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("/dev/fuse: {error}; it must be writable for you")
+        }
+        _ => format!("/dev/fuse: {error}; try `modprobe fuse`"),
+    })
+}
+
 /// Prints errors of the connection to the kernel, and with `debug` every request.
-fn set_up_log(debug: bool) -> Result<(), String> {
+fn set_up_log(debug: bool, log: Option<Arc<File>>) -> Result<(), String> {
     let filter = if debug { "debug" } else { "error" };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let writer = match log {
+        Some(log) => BoxMakeWriter::new(log),
+        None => BoxMakeWriter::new(io::stderr),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     builder.with_ansi(false).try_init().map_err(|error| format!("set up the log: {error}"))
 }
 
