@@ -371,9 +371,8 @@ fn what_a_killed_server_leaves_can_be_unmounted_and_mounted_again() {
         let (status, process) = ended(scratch, &mut podman(scratch));
         assert!(status.success(), "{}", process.describe());
         kill(server(scratch), Signal::SIGKILL).unwrap();
-        wait_for_nobody(scratch);
-        let error = fs::metadata(target.join("only")).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(Errno::ENOTCONN as i32));
+        let errno = || fs::metadata(target.join("only")).err()?.raw_os_error();
+        wait_for("the end of the connection", SOON, || errno() == Some(Errno::ENOTCONN as i32));
         let said = run(&mut podman(scratch)).fails().errors();
         assert!(said.contains("unmount it first"), "{said}");
         unmount(&target);
