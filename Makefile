@@ -59,6 +59,9 @@ deps: ## Install the Debian packages that the tests need [host]
 
 install: build ## Install binary, units and example configuration below DESTDIR [host]
 	install -D -m 0755 target/release/overstream $(DESTDIR)/usr/bin/overstream
+	ln -sf overstream $(DESTDIR)/usr/bin/overstream-mount
+	install -d $(DESTDIR)/usr/sbin
+	ln -sf ../bin/overstream $(DESTDIR)/usr/sbin/mount.overstream
 	install -D -m 0644 dist/overstream.service $(DESTDIR)/usr/lib/systemd/system/overstream.service
 	install -D -m 0644 dist/overstream.socket $(DESTDIR)/usr/lib/systemd/system/overstream.socket
 	install -D -m 0644 dist/config.toml $(DESTDIR)/usr/share/doc/overstream/config.toml

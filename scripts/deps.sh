@@ -5,7 +5,7 @@
 #
 #   containerd   containerd, runc and a static busybox to build images from
 #   registry     an image registry
-#   fs           programs for xfs, btrfs and FAT
+#   fs           programs for xfs, btrfs, FAT and FUSE
 set -eu
 
 fail() {
@@ -18,7 +18,7 @@ packages() {
 	case $1 in
 	containerd) echo containerd runc busybox-static ;;
 	registry) echo docker-registry ;;
-	fs) echo xfsprogs btrfs-progs dosfstools ;;
+	fs) echo xfsprogs btrfs-progs dosfstools fuse3 ;;
 	*) fail "no such group: $1 (there are: containerd registry fs)" ;;
 	esac
 }

@@ -20,6 +20,7 @@ mod inode;
 pub mod layer;
 mod lookup;
 mod merge;
+pub mod mountinfo;
 mod name;
 mod opaque;
 mod options;
@@ -32,6 +33,9 @@ pub use errno::{Error, Result};
 pub use file::Handle;
 pub use format::Format;
 pub use inode::Ino;
-pub use options::{Flag, MountOptions, split_lowers};
+pub use options::{
+    Access, Flag, IdRange, MountOptions, RedirectDir, Squash, Whiteouts, Writing, XattrPermissions,
+    split_lowers, unsupported,
+};
 pub use overlay::{Attr, Overlay};
 pub use readdir::Entry;

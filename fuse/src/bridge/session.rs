@@ -9,7 +9,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::geteuid;
 
 use super::Bridge;
-use crate::{Flag, MountOptions, Overlay};
+use crate::{Access, Flag, MountOptions, Overlay};
 
 /// Two, so that one that waits for a disk holds nobody up; not many, since each has a buffer of 16 MiB,
 /// of which it uses a page as long as nobody writes.
@@ -46,25 +46,34 @@ pub fn mount(overlay: Overlay, target: &Path, options: &MountOptions) -> io::Res
     let target = target.canonicalize()?;
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::RO,
+        if options.read_only() { MountOption::RO } else { MountOption::RW },
         MountOption::DefaultPermissions,
         MountOption::FSName(options.source.clone()),
+        // Not as `Subtype`, which mount(2) is not told of.
+        MountOption::CUSTOM(format!("subtype={}", options.subtype)),
     ];
+    let context = options.context.iter().map(|context| format!("context=\"{context}\""));
+    config.mount_options.extend(context.map(MountOption::CUSTOM));
     config.mount_options.extend(options.flags.iter().map(|flag| match flag {
         Flag::NoDev => MountOption::NoDev,
         Flag::NoSuid => MountOption::NoSuid,
         Flag::NoExec => MountOption::NoExec,
         Flag::NoAtime => MountOption::NoAtime,
+        Flag::Sync => MountOption::Sync,
     }));
     let root = geteuid().is_root();
     // What fuser forbids unless told otherwise, and what only root may allow.
     let allowed = [(Flag::NoDev, MountOption::Dev), (Flag::NoSuid, MountOption::Suid)];
     let allowed = allowed.into_iter().filter(|(flag, _)| root && !options.flags.contains(flag));
     config.mount_options.extend(allowed.map(|(_, option)| option));
-    let everybody = options.allow_other || root;
-    config.acl = if everybody { SessionACL::All } else { SessionACL::Owner };
+    config.acl = match options.access {
+        Access::Mounter if !root => SessionACL::Owner,
+        Access::Mounter | Access::Everybody => SessionACL::All,
+        Access::MounterAndRoot => SessionACL::RootAndOwner,
+    };
     let (least, most) = THREADS;
-    config.n_threads = Some(available_parallelism().map_or(least, usize::from).clamp(least, most));
+    let threads = || available_parallelism().map_or(least, usize::from).clamp(least, most);
+    config.n_threads = Some(options.threads.unwrap_or_else(threads));
     let session = Session::new(Bridge(overlay), &target, &config)?;
     Ok(Mounted { session, target })
 }

@@ -1,7 +1,10 @@
 //! What a layer is to the rules: its root directory, and what can be asked of a directory.
 
+mod claim;
 mod dir;
+mod in_use;
 mod open;
+mod place;
 
 use std::ffi::OsStr;
 use std::fmt::Debug;
@@ -12,6 +15,8 @@ use rustix::fs::StatVfs;
 use rustix::io;
 
 pub use crate::name::Name;
+pub use claim::{Claim, Holder, Role, Unclaimable, claim};
+pub use in_use::in_use;
 pub use open::{Refused, open_lowers};
 
 /// A directory of a layer. Names are single components, so nothing outside the layer can be reached.
