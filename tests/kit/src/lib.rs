@@ -9,6 +9,7 @@ mod command;
 mod containerd;
 mod cri;
 mod daemon;
+pub mod facts;
 pub mod image;
 mod limit;
 mod listing;
