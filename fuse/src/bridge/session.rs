@@ -9,7 +9,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::geteuid;
 
 use super::Bridge;
-use crate::{Access, Flag, MountOptions, Overlay};
+use crate::{Access, Flag, MountOptions, Overlay, Writing};
 
 /// Two, so that one that waits for a disk holds nobody up; not many, since each has a buffer of 16 MiB,
 /// of which it uses a page as long as nobody writes.
@@ -44,9 +44,10 @@ pub enum Unmounted {
 /// Those of mount(2), or of fusermount3 where mount(2) is not allowed.
 pub fn mount(overlay: Overlay, target: &Path, options: &MountOptions) -> io::Result<Mounted> {
     let target = target.canonicalize()?;
+    let read_only = overlay.is_read_only() || options.writing == Writing::No;
     let mut config = Config::default();
     config.mount_options = vec![
-        if options.read_only() { MountOption::RO } else { MountOption::RW },
+        if read_only { MountOption::RO } else { MountOption::RW },
         MountOption::DefaultPermissions,
         MountOption::FSName(options.source.clone()),
         // Not as `Subtype`, which mount(2) is not told of.
@@ -74,7 +75,7 @@ pub fn mount(overlay: Overlay, target: &Path, options: &MountOptions) -> io::Res
     let (least, most) = THREADS;
     let threads = || available_parallelism().map_or(least, usize::from).clamp(least, most);
     config.n_threads = Some(options.threads.unwrap_or_else(threads));
-    let session = Session::new(Bridge(overlay), &target, &config)?;
+    let session = Session::new(Bridge::new(overlay, root, options), &target, &config)?;
     Ok(Mounted { session, target })
 }
 

@@ -12,7 +12,6 @@ pub fn unsupported(options: &MountOptions) -> Result<(), String> {
     let maps = !options.uid_map.is_empty() || !options.gid_map.is_empty();
     let stored = options.xattr_permissions != XattrPermissions::Inode;
     let refused = [
-        (options.upper.is_some(), "an upper directory: the view is read-only for now"),
         (options.whiteouts == Whiteouts::Prefixed, "whiteouts named .wh.NAME"),
         (redirects, "redirect_dir=follow and on: give redirect_dir=nofollow"),
         (options.metacopy, "metacopy=on: leave it off"),

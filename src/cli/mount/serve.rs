@@ -8,7 +8,7 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 use overstream_fuse::bridge::{self, Unmounted, Unmounter};
-use overstream_fuse::layer::open_lowers;
+use overstream_fuse::layer::open_layers;
 use overstream_fuse::{MountOptions, Overlay};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -28,8 +28,13 @@ pub(super) fn serve(request: Request, parent: Option<Parent>) -> Result<(), Stri
     let log = log.map(|path| open_log(&path)).transpose()?;
     set_up_log(debug, log.clone())?;
     raise_descriptor_limit()?;
-    let layers = open_lowers(&options.lowers, &target).map_err(|refused| refused.to_string())?;
-    let overlay = Overlay::new(layers, options.format).ok_or("no lower directory is given")?;
+    let upper = options.upper.as_deref().zip(options.work.as_deref());
+    let layers = open_layers(&options.lowers, upper, &target);
+    let mut layers = layers.map_err(|refused| refused.to_string())?;
+    if let Some(upper) = layers.upper().filter(|_| options.volatile) {
+        upper.set_volatile();
+    }
+    let overlay = Overlay::new(layers, options.format);
     // Before there are threads, so that no other one takes them.
     let signals = SigSet::from_iter(SIGNALS);
     signals.thread_block().map_err(|errno| format!("block signals: {errno}"))?;
