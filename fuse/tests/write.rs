@@ -10,6 +10,9 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "common/served.rs"]
+mod served;
+
 mod write {
     mod cases;
     mod frame;

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use overstream_fuse::Format;
+use overstream_fuse::layer::open_layers;
+use overstream_fuse::{Format, Overlay};
 use overstream_testkit::proto::types::Mount;
 use overstream_testkit::{Mounted, limit, require_fuse, require_root};
+
+use crate::served::Served as Fuse;
 
 /// Layers, from the topmost lower one down, and how they are marked.
 #[derive(Clone, Debug)]
@@ -44,8 +47,21 @@ pub(super) fn as_root(body: impl FnOnce() + Send + 'static) {
 
 /// Mounts what is tested on `target`, which is made if missing.
 pub(super) fn subject(place: &Place, target: &Path) -> Box<dyn Served> {
-    // Until the engine can write, the kernel shows that these tests can be passed.
-    kernel(place, target)
+    std::fs::create_dir_all(target).unwrap();
+    let layers = open_layers(&place.lowers, Some((&place.upper, &place.work)), target).unwrap();
+    Box::new(Fuse::new(Overlay::new(layers, place.format), target.to_owned()))
+}
+
+impl Served for Fuse {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+
+    fn unmount(self: Box<Self>) {}
+
+    fn is_kernel(&self) -> bool {
+        false
+    }
 }
 
 /// Mounts the kernel's overlayfs on `target`, which is made if missing.

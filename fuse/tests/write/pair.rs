@@ -47,6 +47,7 @@ impl Pair {
         let upper = make("oracle-upper");
         let layers = Layers { upper, lowers: [make("lower-0"), make("lower-1")], format };
         fill(&layers);
+        settle(&layers, &base, make("first-work"));
         let copy = base.join("subject-upper");
         run(Command::new("cp").arg("-a").arg(&layers.upper).arg(&copy)).ok();
         let place = |upper: PathBuf, work: &str| {
@@ -104,6 +105,15 @@ impl Pair {
         assert_same(&expected, &view(Side::subject, &oracle));
         assert_same(&expected, &view(Side::subject, &subject));
     }
+}
+
+/// Looks at everything once through the kernel's overlay, which marks merged directories the first time that it
+/// meets them. That is then done on both sides.
+fn settle(layers: &Layers, base: &Path, work: PathBuf) {
+    let (lowers, upper) = (layers.lowers.to_vec(), layers.upper.clone());
+    let side = Side::oracle(Place { lowers, upper, work, format: layers.format }, base);
+    facts::read(side.served.path(), &[]);
+    side.served.unmount();
 }
 
 impl Side {

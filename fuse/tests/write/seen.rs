@@ -95,6 +95,8 @@ impl Eye {
         facts.blocks = 0;
         if FileType::from_raw_mode(facts.mode) == FileType::Directory {
             facts.size = 0;
+            // So is what was prepared for something that then failed.
+            facts.changed = BEFORE;
         }
         let listing = std::mem::take(&mut facts.listing);
         facts.listing = listing.into_iter().map(|(name, _, kind)| (name, OWN, kind)).collect();
