@@ -9,6 +9,7 @@ mod command;
 mod containerd;
 mod cri;
 mod daemon;
+pub mod fusebench;
 pub mod image;
 mod limit;
 mod listing;
