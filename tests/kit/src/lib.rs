@@ -10,6 +10,7 @@ mod containerd;
 mod cri;
 mod daemon;
 pub mod facts;
+pub mod fusebench;
 pub mod image;
 mod limit;
 mod listing;
