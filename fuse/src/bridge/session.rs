@@ -97,7 +97,11 @@ impl Mounted {
 
     /// Serves the view until it is unmounted, by whomever.
     pub fn serve(self) -> io::Result<()> {
-        self.session.run()
+        match self.session.run() {
+            // It ended while a thread took a request from the kernel.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+            ended => ended,
+        }
     }
 }
 
