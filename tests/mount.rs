@@ -25,8 +25,6 @@ use overstream_testkit::{
 
 const BINARY: &str = env!("CARGO_BIN_EXE_overstream");
 const SOON: Duration = Duration::from_secs(10);
-/// Whether an upper directory can be given yet.
-const WRITABLE: bool = false;
 
 fn command(lower: &str, target: &Path) -> Command {
     let mut command = Command::new(BINARY);
@@ -253,7 +251,7 @@ fn what_a_server_says_goes_to_its_log() {
         assert!(status.success() && process.log().is_empty(), "{}", process.describe());
         kill(server(scratch), Signal::SIGUSR1).unwrap();
         let log = || fs::read_to_string(scratch.join("said")).unwrap();
-        wait_for("an answer in the log", SOON, || log().contains("descriptors open"));
+        wait_for("an answer in the log", SOON, || log().contains(" inodes known, "));
         assert!(log().starts_with(&format!("overstream: {}: ", target.display())), "{}", log());
         unmount(&target);
         wait_for_nobody(scratch);
@@ -382,7 +380,7 @@ fn what_a_killed_server_leaves_can_be_unmounted_and_mounted_again() {
 
 /// SEMANTICS O13
 #[test]
-fn an_upper_is_written_to_or_refused() {
+fn an_upper_is_written_to() {
     with_scratch(|scratch| {
         let target = layers(scratch);
         for name in ["u,p", "work"] {
@@ -391,15 +389,10 @@ fn an_upper_is_written_to_or_refused() {
         let list = r"lowerdir=b,upperdir=u\,p,workdir=work";
         let mut command = named(scratch, "overstream-mount", &["-o", list, "mnt"]);
         let (status, process) = ended(scratch, &mut command);
-        if WRITABLE {
-            assert!(status.success(), "{}", process.describe());
-            fs::write(target.join("new"), "written").unwrap();
-            assert_eq!(fs::read_to_string(scratch.join("u,p/new")).unwrap(), "written");
-            unmount(&target);
-        } else {
-            assert_eq!(status.code(), Some(1));
-            assert!(process.log().contains("not supported yet"), "{}", process.log());
-        }
+        assert!(status.success(), "{}", process.describe());
+        fs::write(target.join("new"), "written").unwrap();
+        assert_eq!(fs::read_to_string(scratch.join("u,p/new")).unwrap(), "written");
+        unmount(&target);
         wait_for_nobody(scratch);
         let alone =
             run(&mut named(scratch, "overstream-mount", &["-o", "lowerdir=b,upperdir=u", "mnt"]));
@@ -436,6 +429,35 @@ fn an_ordinary_user_mounts_by_way_of_fusermount3() {
         assert!(process.log().contains("user_allow_other"), "{}", process.log());
         wait_for_nobody(scratch);
         assert_eq!(mounts_below(&target), [] as [&Path; 0]);
+    });
+}
+
+/// SEMANTICS O20
+#[test]
+fn a_trace_tells_what_changes_and_who_asks() {
+    with_scratch(|scratch| {
+        let target = layers(scratch);
+        scratch.dir("upper");
+        scratch.dir("work");
+        let arguments = ["mount", "--lower", "b", "--upper", "upper", "--work", "work", "--trace"];
+        let traced = scratch.spawn("traced", named(scratch, "overstream", &arguments).arg("mnt"));
+        wait_for("the mount", SOON, || mounts_below(&target) == [target.clone()]);
+        let script = "echo more >> both; rm only";
+        run(Command::new("sh").args(["-c", script]).current_dir(&target)).ok();
+        traced.signal(Signal::SIGTERM);
+        assert!(traced.wait_exit(SOON).success(), "{}", traced.describe());
+        let log = traced.log();
+        let line =
+            |what: &str| log.lines().find(|line| line.contains(what)).unwrap_or("").to_owned();
+        let copied = line(" copy-up /both: 1 bytes in ");
+        assert!(copied.ends_with(", user 0, sh)"), "{log}");
+        assert!(line(" whiteout /only (").contains("process "), "{log}");
+        let unseen =
+            named(scratch, "overstream", &arguments).args(["--background", "mnt"]).output();
+        assert!(String::from_utf8_lossy(&unseen.unwrap().stderr).contains("--log"));
+        let nothing = &["mount", "--lower", "b", "--trace", "mnt"];
+        let said = run(&mut named(scratch, "overstream", nothing)).fails().errors();
+        assert!(said.contains("nothing is changed"), "{said}");
     });
 }
 

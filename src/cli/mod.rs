@@ -40,10 +40,11 @@ enum Command {
     /// one further left is seen, directories with one name are merged, whiteouts and opaque directories are
     /// honoured. Stays in the foreground until the view is unmounted, or SIGTERM or Ctrl-C comes.
     ///
-    /// The view is read-only for now: an upper directory is refused. The directories must not change while
-    /// they are mounted.
+    /// With an upper directory the view can be written to: changes go there, as the kernel would write them.
+    /// Otherwise it is read-only. The directories must not change while they are mounted, save by way of it.
     ///
     ///   overstream mount --lower /layers/app:/layers/base /mnt
+    ///   overstream mount --lower /layers/base --upper /w/upper --work /w/work --trace /mnt
     ///   overstream mount --lower /layers/base --background --log /var/log/view.log /mnt
     ///   overstream mount -o lowerdir=/layers/app:/layers/base,userxattr,nodev /mnt
     ///

@@ -12,6 +12,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -62,7 +63,7 @@ const SEEK_HOLE: i32 = 4;
 /// An overlay as fuser sees it.
 #[derive(Debug)]
 struct Bridge {
-    overlay: Overlay,
+    overlay: Arc<Overlay>,
     modes: Modes,
     /// The kernel reads and writes files of the upper directly.
     passthrough: bool,
@@ -73,7 +74,7 @@ struct Bridge {
 }
 
 impl Bridge {
-    fn new(overlay: Overlay, root: bool, options: &MountOptions) -> Self {
+    fn new(overlay: Arc<Overlay>, root: bool, options: &MountOptions) -> Self {
         let writeback = options.writeback == Some(true);
         Self {
             overlay,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
@@ -20,6 +21,7 @@ const THREADS: (usize, usize) = (2, 8);
 pub struct Mounted {
     session: Session<Bridge>,
     target: PathBuf,
+    overlay: Arc<Overlay>,
 }
 
 /// Ends a mount from another thread.
@@ -75,8 +77,10 @@ pub fn mount(overlay: Overlay, target: &Path, options: &MountOptions) -> io::Res
     let (least, most) = THREADS;
     let threads = || available_parallelism().map_or(least, usize::from).clamp(least, most);
     config.n_threads = Some(options.threads.unwrap_or_else(threads));
-    let session = Session::new(Bridge::new(overlay, root, options), &target, &config)?;
-    Ok(Mounted { session, target })
+    let overlay = Arc::new(overlay);
+    let bridge = Bridge::new(Arc::clone(&overlay), root, options);
+    let session = Session::new(bridge, &target, &config)?;
+    Ok(Mounted { session, target, overlay })
 }
 
 impl Mounted {
@@ -86,9 +90,18 @@ impl Mounted {
         Unmounter { session, target: self.target.clone() }
     }
 
+    /// Returns what is served.
+    pub fn overlay(&self) -> Arc<Overlay> {
+        Arc::clone(&self.overlay)
+    }
+
     /// Serves the view until it is unmounted, by whomever.
     pub fn serve(self) -> io::Result<()> {
-        self.session.run()
+        match self.session.run() {
+            // It ended while a thread took a request from the kernel.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+            ended => ended,
+        }
     }
 }
 

@@ -176,11 +176,6 @@ fn writeback(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
 
 fn timeout(options: &mut MountOptions, value: &OsStr) -> Result<(), String> {
     options.timeout = Some(seconds(value)?);
-    options.notes.push(
-        "option timeout changes nothing: nobody else changes the layers, so what the kernel knows \
-         of them stays true"
-            .to_owned(),
-    );
     Ok(())
 }
 

@@ -97,7 +97,7 @@ fn ranges_of_ids_are_read() {
 #[test]
 fn what_changes_nothing_is_told_and_what_is_missing_refused() {
     assert_eq!(parsed("lowerdir=a,ro").notes, [""; 0]);
-    for noted in ["static_nlink", "fast_ino", "timeout=1", "max_write=4096", "strictatime"] {
+    for noted in ["static_nlink", "fast_ino", "max_write=4096", "strictatime"] {
         let notes = parsed(noted).notes;
         let name = noted.split('=').next().unwrap();
         assert!(notes.len() == 1 && notes[0].contains(name), "{noted}: {notes:?}");

@@ -31,7 +31,7 @@ pub(in crate::cli) struct Mount {
     /// Where what is said goes once the view is mounted
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Print every copy-up, whiteout and opaque mark as it is made
+    /// Print every change of the upper as it happens: copy-ups, whiteouts and the rest, and who caused it
     #[arg(long)]
     trace: bool,
     /// Print what is negotiated with the kernel, and every request
@@ -85,6 +85,7 @@ pub(super) struct Request {
     pub(super) target: PathBuf,
     pub(super) stay: Stay,
     pub(super) log: Option<PathBuf>,
+    pub(super) trace: bool,
     pub(super) debug: bool,
 }
 
@@ -132,9 +133,18 @@ impl Mount {
         if self.trace && options.upper.is_none() {
             return Err("--trace: nothing is changed without an upper directory".to_owned());
         }
+        if self.trace && self.background && self.log.is_none() {
+            return Err("--trace: in the background nobody would see it without --log".to_owned());
+        }
         let stay = if self.background { Stay::Background } else { Stay::Foreground };
-        let request =
-            Request { options, target: self.mount_point, stay, log: self.log, debug: self.debug };
+        let request = Request {
+            options,
+            target: self.mount_point,
+            stay,
+            log: self.log,
+            trace: self.trace,
+            debug: self.debug,
+        };
         request.with(env::var_os).checked()
     }
 }
@@ -157,8 +167,8 @@ impl Program {
         }
         let front = self.foreground || self.debug;
         let stay = if front { Stay::Foreground } else { Stay::Background };
-        let request =
-            Request { options, target: target.into(), stay, log: self.log, debug: self.debug };
+        let (target, log) = (target.into(), self.log);
+        let request = Request { options, target, stay, log, trace: false, debug: self.debug };
         request.with(env::var_os).checked()
     }
 }

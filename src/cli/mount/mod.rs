@@ -3,6 +3,7 @@
 mod background;
 mod forms;
 mod serve;
+mod trace;
 
 use std::process::ExitCode;
 

@@ -16,12 +16,13 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::background::Parent;
 use super::forms::Request;
+use super::trace::Trace;
 
 /// Signals that are waited for.
 const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1];
 
 pub(super) fn serve(request: Request, parent: Option<Parent>) -> Result<(), String> {
-    let Request { options, target, log, debug, .. } = request;
+    let Request { options, target, log, trace, debug, .. } = request;
     let target = mount_point(&target)?;
     check_context(&options)?;
     check_fuse()?;
@@ -34,6 +35,9 @@ pub(super) fn serve(request: Request, parent: Option<Parent>) -> Result<(), Stri
     if let Some(upper) = layers.upper().filter(|_| options.volatile) {
         upper.set_volatile();
     }
+    if let Some(upper) = layers.upper().filter(|_| trace) {
+        upper.set_sink(Arc::new(Trace::new()));
+    }
     let overlay = Overlay::new(layers, options.format);
     // Before there are threads, so that no other one takes them.
     let signals = SigSet::from_iter(SIGNALS);
@@ -41,10 +45,10 @@ pub(super) fn serve(request: Request, parent: Option<Parent>) -> Result<(), Stri
     let at = |error: io::Error| format!("mount point {}: {error}", target.display());
     let mut mounted = bridge::mount(overlay, &target, &options).map_err(at)?;
     let unmounter = mounted.unmounter();
-    let named = target.display().to_string();
+    let (named, overlay) = (target.display().to_string(), mounted.overlay());
     thread::Builder::new()
         .name("signals".to_owned())
-        .spawn(move || obey(&signals, &named, unmounter))
+        .spawn(move || obey(&signals, &named, unmounter, &overlay))
         .map_err(|error| format!("start a thread: {error}"))?;
     options.notes.iter().for_each(|note| say(note));
     if let Some(parent) = parent {
@@ -120,11 +124,13 @@ fn raise_descriptor_limit() -> Result<(), String> {
 }
 
 /// Unmounts at the first signal that ends; if users hold the mount, ends the process at the second.
-fn obey(signals: &SigSet, target: &str, mut unmounter: Unmounter) {
+fn obey(signals: &SigSet, target: &str, mut unmounter: Unmounter, overlay: &Overlay) {
     let mut in_use = false;
     while let Ok(signal) = signals.wait() {
         match signal {
-            Signal::SIGUSR1 => say(&format!("{target}: {}", resources())),
+            Signal::SIGUSR1 => {
+                say(&format!("{target}: {} inodes known, {}", overlay.remembered(), resources()));
+            }
             _ if in_use => std::process::exit(1),
             _ => match unmounter.unmount() {
                 Ok(Unmounted::Gone) => return,
@@ -142,7 +148,7 @@ fn obey(signals: &SigSet, target: &str, mut unmounter: Unmounter) {
 }
 
 /// Prints a line. Whoever no longer listens does not end the mount.
-fn say(line: &str) {
+pub(super) fn say(line: &str) {
     writeln!(io::stderr(), "overstream: {line}").ok();
 }
 
