@@ -350,6 +350,10 @@ impl Filesystem for Bridge {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        if self.writeback {
+            // What the kernel keeps back would be taken for a hole. It answers this itself from now on.
+            return reply.error(Errno::ENOSYS);
+        }
         let to = match (whence, u64::try_from(offset)) {
             (SEEK_DATA, Ok(offset)) => SeekFrom::Data(offset),
             (SEEK_HOLE, Ok(offset)) => SeekFrom::Hole(offset),
