@@ -112,6 +112,7 @@ impl Overlay {
         published?;
         let new = Arc::new(above.below(&name));
         dir.set_upper(Arc::clone(&new), id);
+        self.changed(dir.ino);
         Ok(new)
     }
 
@@ -197,6 +198,7 @@ impl Overlay {
         self.publish(parent, name, above, staged, (source, cost), caller)?;
         let place = Place::Upper(vec![(Arc::clone(parent), name.clone())]);
         leaf.set_upper(place, RealId::of(&stat));
+        self.changed(leaf.ino);
         Ok(())
     }
 

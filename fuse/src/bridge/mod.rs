@@ -4,6 +4,7 @@
 //! directory listings and symlinks. Nobody else changes the layers, and what it changes itself it knows.
 
 mod convert;
+mod kernel;
 mod modes;
 mod session;
 
