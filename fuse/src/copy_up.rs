@@ -195,9 +195,13 @@ impl Overlay {
             let stat = staged.inspect_err(|_| work.discard(&new))?;
             (Staged::Named(new), stat)
         };
-        self.publish(parent, name, above, staged, (source, cost), caller)?;
+        let id = RealId::of(&stat);
+        // Before anybody can find it.
+        self.inodes.add_copy(id, leaf.ino);
+        let published = self.publish(parent, name, above, staged, (source, cost), caller);
+        published.inspect_err(|_| self.inodes.drop_copy(id))?;
         let place = Place::Upper(vec![(Arc::clone(parent), name.clone())]);
-        leaf.set_upper(place, RealId::of(&stat));
+        leaf.set_upper(place, id);
         self.changed(leaf.ino);
         Ok(())
     }

@@ -122,6 +122,11 @@ impl Overlay {
         self.inodes.forget(ino, count);
     }
 
+    /// Tells whether a file is remembered.
+    pub fn knows(&self, ino: Ino) -> bool {
+        self.inodes.get(ino).is_ok()
+    }
+
     /// Returns how many files are remembered, besides the root.
     pub fn remembered(&self) -> usize {
         self.inodes.len()
@@ -186,7 +191,7 @@ impl Overlay {
             if dir.is_gone() {
                 return Ok(Vec::new());
             }
-            list(dir, self.format, &self.numbers, |entry| self.listed_number(dir, entry))
+            list(dir, self.format, &self.numbers, |entry, fs| self.listed_number(dir, entry, fs))
         })?;
         let own = self.dir_number(dir)?;
         let above = dir.parent().map_or(Ok(own), |above| self.dir_number(&above))?;
