@@ -69,11 +69,12 @@ impl Overlay {
         let mut missing = Vec::new();
         let mut next = Arc::clone(dir);
         let mut above = loop {
-            if next.is_gone() {
-                return Err(Error::NoEntry);
-            }
+            // One that is deleted is still somebody's, who has it open.
             if let Some(found) = next.upper() {
                 break Arc::clone(found);
+            }
+            if next.is_gone() {
+                return Err(Error::NoEntry);
             }
             let parent = next.parent().ok_or(Error::ReadOnly)?;
             missing.push(std::mem::replace(&mut next, parent));
