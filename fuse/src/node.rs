@@ -472,7 +472,7 @@ impl Leaf {
             let names = self.on(|dir, name| dir.xattrs(Some(name)), |at| at.xattrs())?;
             Ok::<_, Errno>(xattr::copied(format, &names).next().is_some())
         })?;
-        if !any {
+        if !any && xattr::is_namespace_known(attribute) {
             return Err(Errno::NODATA);
         }
         self.on(|dir, name| dir.xattr(Some(name), attribute), |at| at.xattr(attribute))
