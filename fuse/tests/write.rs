@@ -20,8 +20,10 @@ mod write {
     mod frame;
     mod open_files;
     mod pair;
+    mod permissions;
     mod rules;
     mod sample;
     mod seen;
     mod states;
+    mod user;
 }
