@@ -18,6 +18,7 @@ mod write {
     mod cases;
     mod copy_up;
     mod frame;
+    mod histories;
     mod open_files;
     mod pair;
     mod permissions;
@@ -25,5 +26,6 @@ mod write {
     mod sample;
     mod seen;
     mod states;
+    mod step;
     mod user;
 }

@@ -116,6 +116,30 @@ impl Pair {
         [oracle, subject].iter().for_each(|side| assert_clean(&side.place.work, true));
     }
 
+    /// Has each mount the other's upper.
+    pub(super) fn exchanged(self) -> Self {
+        let Self { base, oracle, subject, lowers, eye } = self;
+        let (oracle, subject) = (oracle.unmounted(), subject.unmounted());
+        let (oracle, subject) = (Side::oracle(subject, &base), Side::subject(oracle, &base));
+        Self { base, oracle, subject, lowers, eye }
+    }
+
+    /// Unmounts what is tested; panics unless it and the kernel then see in its upper what was seen before.
+    #[track_caller]
+    pub(super) fn assert_seen_by_the_kernel(self) {
+        let Self { base, oracle, subject, eye, .. } = self;
+        drop(oracle);
+        let before = eye.merged(&*subject.served, &[]);
+        let place = subject.unmounted();
+        let kernel = Side::oracle(place.clone(), &base);
+        let by_kernel = eye.merged(&*kernel.served, &[]);
+        kernel.unmounted();
+        assert_same(&by_kernel, &before);
+        let again = Side::subject(place, &base);
+        assert_same(&by_kernel, &eye.merged(&*again.served, &[]));
+        again.unmounted();
+    }
+
     /// Unmounts both; panics unless everybody then sees the same in everybody's upper.
     #[track_caller]
     pub(super) fn assert_interchangeable(self, also: &[String]) {
