@@ -140,6 +140,7 @@ impl Overlay {
 
     fn copy_up_leaf(&self, leaf: &Arc<Leaf>, data: Data, caller: &Caller) -> Result<()> {
         let upper = self.upper()?;
+        self.refuse_partial(leaf)?;
         let node = Node::Leaf(Arc::clone(leaf));
         while !leaf.is_upper() {
             let parent = match &*leaf.place() {
@@ -187,7 +188,6 @@ impl Overlay {
         refuse_locked(&source.stat)?;
         let work = upper.work();
         let (staged, stat) = if source.stat.kind == Kind::File {
-            self.refuse_metacopy(source.dir, name)?;
             let from = source.dir.open(name).at("copy up")?;
             self.stage_file(upper, &from, source, data, &mut cost)?
         } else {

@@ -16,7 +16,7 @@ use crate::change::{Change, What};
 use crate::copy_up::Data;
 use crate::errno::{Context, Error, Result};
 use crate::inode::Ino;
-use crate::node::{Leaf, Node, Place};
+use crate::node::{Leaf, Node};
 use crate::overlay::Overlay;
 
 /// Names something open; never given twice.
@@ -120,9 +120,8 @@ impl Overlay {
         if may_write(flags) || cuts {
             let data = if cuts { Data::First(0) } else { Data::All };
             self.copy_up(&node, data, caller)?;
-        } else if let Place::Lower { parent, layer, name } = &*leaf.place() {
-            let lower = parent.lowers.get(*layer).ok_or(Error::Stale)?;
-            self.refuse_metacopy(lower.as_ref(), name)?;
+        } else {
+            self.refuse_partial(leaf)?;
         }
         let real = open_leaf(leaf, flags)?;
         if cuts {

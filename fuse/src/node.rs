@@ -15,8 +15,8 @@ use std::sync::{
 use rustix::fs::OFlags;
 use rustix::io::{self, Errno};
 
-use crate::errno::{Context, Result};
-use crate::format::Format;
+use crate::errno::{Context, Error, Result};
+use crate::format::{Format, Mark};
 use crate::inode::Ino;
 use crate::known::Known;
 use crate::layer::{At, HostDir, LayerDir, Name, Stat};
@@ -83,6 +83,7 @@ pub(crate) struct Leaf {
     /// Rank 2.
     copying: Mutex<()>,
     attributes: Known,
+    partial: Known,
 }
 
 /// Where a leaf lies.
@@ -355,6 +356,7 @@ impl Leaf {
             place: RwLock::new(place),
             copying: Mutex::default(),
             attributes: Known::default(),
+            partial: Known::default(),
         }
     }
 
@@ -481,6 +483,25 @@ impl Leaf {
     /// Says that it may have attributes now.
     pub(crate) fn set_attributes(&self) {
         self.attributes.set();
+    }
+
+    /// Tells whether its layer has only its attributes.
+    pub(crate) fn is_partial(&self, format: Format) -> Result<bool> {
+        self.partial.get(|| {
+            let read = |dir: &dyn LayerDir, name| {
+                Ok(format.read(dir, Some(name), Mark::Metacopy)?.is_some())
+            };
+            match &*self.place() {
+                Place::Lower { parent, layer, name } => {
+                    read(parent.lowers.get(*layer).ok_or(Error::Stale)?.as_ref(), name)
+                }
+                Place::Upper(names) => {
+                    let (parent, name) = names.first().ok_or(Error::Stale)?;
+                    read(parent.upper().ok_or(Error::Stale)?.as_ref(), name)
+                }
+                Place::Gone { .. } => Ok(false),
+            }
+        })
     }
 
     /// Opens it, in the layer that has it.

@@ -13,11 +13,11 @@ use rustix::io::Errno;
 
 use crate::errno::{Context, Error, Result};
 use crate::file::{Handle, Handles, OpenFile};
-use crate::format::{Format, Mark};
+use crate::format::Format;
 use crate::inode::{Ino, Inodes, Numbers};
 use crate::layer::{Kind, LayerDir, Layers, Name, Stat};
 use crate::lookup::lookup;
-use crate::node::{Dir, Node};
+use crate::node::{Dir, Leaf, Node};
 use crate::origin::Origins;
 use crate::readdir::{Entry, Listing, list};
 use crate::upper::Upper;
@@ -164,11 +164,8 @@ impl Overlay {
     }
 
     /// Refuses a file of which a layer has only the attributes: its data would read as zeros.
-    pub(crate) fn refuse_metacopy(&self, dir: &dyn LayerDir, name: &Name) -> Result<()> {
-        match self.format.read(dir, Some(name), Mark::Metacopy)? {
-            Some(_) => Err(Error::Unsupported("metacopy")),
-            None => Ok(()),
-        }
+    pub(crate) fn refuse_partial(&self, leaf: &Leaf) -> Result<()> {
+        if leaf.is_partial(self.format)? { Err(Error::Unsupported("metacopy")) } else { Ok(()) }
     }
 
     /// Opens a directory; nothing is read yet.
