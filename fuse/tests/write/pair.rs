@@ -54,6 +54,16 @@ struct Side {
 impl Pair {
     /// Has layers filled and mounts them twice.
     pub(super) fn new(scratch: &Scratch, setup: Setup, fill: impl FnOnce(&Layers)) -> Self {
+        Self::with_work(scratch, setup, fill, |_| ())
+    }
+
+    /// The same; `leave` leaves something in both work directories first.
+    pub(super) fn with_work(
+        scratch: &Scratch,
+        setup: Setup,
+        fill: impl FnOnce(&Layers),
+        leave: impl Fn(&Path),
+    ) -> Self {
         let Setup { format, data, on_disk } = setup;
         let base = scratch.dir("layers");
         if !on_disk {
@@ -72,6 +82,7 @@ impl Pair {
         run(Command::new("cp").arg("-a").arg(&layers.upper).arg(&copy)).ok();
         let place = |upper: PathBuf, work: &str| {
             let (lowers, work) = (layers.lowers.to_vec(), make(work));
+            leave(&work);
             Place { lowers, upper, work, format, data }
         };
         let oracle = place(layers.upper.clone(), "oracle-work");
@@ -122,6 +133,12 @@ impl Pair {
         let (oracle, subject) = (oracle.unmounted(), subject.unmounted());
         let (oracle, subject) = (Side::oracle(subject, &base), Side::subject(oracle, &base));
         Self { base, oracle, subject, lowers, eye }
+    }
+
+    /// Mounts what is tested again.
+    pub(super) fn mounted_again(self) -> Self {
+        let subject = Side::subject(self.subject.unmounted(), &self.base);
+        Self { subject, ..self }
     }
 
     /// Unmounts what is tested; panics unless it and the kernel then see in its upper what was seen before.
