@@ -9,7 +9,7 @@ SHELL := /bin/bash
 FEATURES := --features crash-points
 NOT_RUN := $(CURDIR)/target/not-run.txt
 
-.PHONY: help build check fmt lint unit test test-full demo bench doc fuzz deps install clean
+.PHONY: help build check fmt lint unit test test-full demo bench bench-fuse doc fuzz deps install clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -51,14 +51,22 @@ bench: build ## Compare with containerd's overlayfs snapshotter, side by side [h
 	scripts/deps.sh containerd
 	cargo run --quiet --release -p overstream-testkit --bin bench -- $(BENCH)
 
+bench-fuse: build ## Compare with other overlay file systems, side by side [host]
+	scripts/deps.sh peers
+	scripts/peers.sh
+	cargo run --quiet --release -p overstream-testkit --bin bench-fuse -- $(BENCH)
+
 fuzz: ## Fuzz the filter parser for SECONDS (default 60) [host: installs cargo-fuzz]
 	scripts/fuzz.sh $(or $(SECONDS),60)
 
 deps: ## Install the Debian packages that the tests need [host]
-	scripts/deps.sh containerd registry fs
+	scripts/deps.sh containerd registry fs peers
 
 install: build ## Install binary, units and example configuration below DESTDIR [host]
 	install -D -m 0755 target/release/overstream $(DESTDIR)/usr/bin/overstream
+	ln -sf overstream $(DESTDIR)/usr/bin/overstream-mount
+	install -d $(DESTDIR)/usr/sbin
+	ln -sf ../bin/overstream $(DESTDIR)/usr/sbin/mount.overstream
 	install -D -m 0644 dist/overstream.service $(DESTDIR)/usr/lib/systemd/system/overstream.service
 	install -D -m 0644 dist/overstream.socket $(DESTDIR)/usr/lib/systemd/system/overstream.socket
 	install -D -m 0644 dist/config.toml $(DESTDIR)/usr/share/doc/overstream/config.toml

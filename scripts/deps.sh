@@ -5,7 +5,8 @@
 #
 #   containerd   containerd, runc and a static busybox to build images from
 #   registry     an image registry
-#   fs           programs for xfs, btrfs and FAT
+#   fs           programs for xfs, btrfs, FAT and FUSE
+#   peers        fuse-overlayfs in C, and git to work in it
 set -eu
 
 fail() {
@@ -18,8 +19,9 @@ packages() {
 	case $1 in
 	containerd) echo containerd runc busybox-static ;;
 	registry) echo docker-registry ;;
-	fs) echo xfsprogs btrfs-progs dosfstools ;;
-	*) fail "no such group: $1 (there are: containerd registry fs)" ;;
+	fs) echo xfsprogs btrfs-progs dosfstools fuse3 ;;
+	peers) echo fuse-overlayfs git ;;
+	*) fail "no such group: $1 (there are: containerd registry fs peers)" ;;
 	esac
 }
 
@@ -32,7 +34,7 @@ for tool in apt-get dpkg-query; do
 		fail "needs $tool; on other systems install by hand what it names"
 done
 
-[ $# -gt 0 ] || set -- containerd registry fs
+[ $# -gt 0 ] || set -- containerd registry fs peers
 
 missing=
 for group; do

@@ -271,29 +271,8 @@ fn make_directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
 }
 
 /// Tells whether some overlay mount, in any mount namespace, uses `upper` now.
-///
-/// The kernel itself is asked: with `index=on` it answers EBUSY for an upper in use, before it looks
-/// at the workdir; with a workdir on another mount the trial can never succeed, so it changes nothing.
 pub(crate) fn upper_in_use(upper: &Path) -> io::Result<bool> {
-    let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_create(tmpfs.as_fd())?;
-    let elsewhere = fsmount(tmpfs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    let upper = Handle::new(open_directory(upper)?);
-    let [lower, work] =
-        [make_directory(&elsewhere, "l")?, make_directory(&elsewhere, "w")?].map(Handle::new);
-    let context = overlay_context(&[
-        ("index", "on"),
-        ("lowerdir", lower.path()),
-        ("upperdir", upper.path()),
-        ("workdir", work.path()),
-    ])?;
-    // Only this step tells: an option that cannot be set says nothing about the upper.
-    match fsconfig_create(context.as_fd()) {
-        Err(Errno::BUSY) => Ok(true),
-        Err(Errno::INVAL) => Ok(false),
-        Err(error) => Err(error.into()),
-        Ok(()) => Err(io::Error::other("the kernel mounted an overlay across two file systems")),
-    }
+    overstream_fuse::layer::in_use(open_directory(upper)?.as_fd())
 }
 
 /// Creates an overlay that is attached nowhere.

@@ -159,6 +159,16 @@ fn links_between_documents_lead_somewhere() {
 }
 
 #[test]
+fn every_mount_option_is_described() {
+    let text = read("docs/MOUNT.md");
+    for name in overstream_fuse::MountOptions::names() {
+        let written =
+            [format!("`{name}`"), format!("`{name}=")].iter().any(|form| text.contains(form));
+        assert!(written, "docs/MOUNT.md does not describe the option {name}");
+    }
+}
+
+#[test]
 fn the_readme_is_short() {
     assert!(read("README.md").lines().count() <= 150);
 }

@@ -26,6 +26,21 @@ pub enum Error {
     /// The operation does not apply to this type of file.
     #[error("not possible with this type of file")]
     WrongType,
+    /// The name is there already.
+    #[error("the name is there already")]
+    Exists,
+    /// The directory is not empty.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// The directory lies in a lower layer, and can only be moved by copying.
+    #[error("a directory of a lower layer cannot be moved")]
+    LowerDirectory,
+    /// The operation is not allowed: to anybody, or to this process for the caller.
+    #[error("not permitted")]
+    NotPermitted,
+    /// The flags of the operation make no sense, or not here.
+    #[error("not possible with these flags")]
+    BadFlags,
     /// The operation would change a read-only view.
     #[error("the view is read-only")]
     ReadOnly,
@@ -58,9 +73,13 @@ impl Error {
         match self {
             Self::NoEntry => Errno::NOENT,
             Self::NameTooLong => Errno::NAMETOOLONG,
-            Self::BadName | Self::WrongType => Errno::INVAL,
+            Self::BadName | Self::WrongType | Self::BadFlags => Errno::INVAL,
             Self::NotDirectory => Errno::NOTDIR,
             Self::IsDirectory => Errno::ISDIR,
+            Self::Exists => Errno::EXIST,
+            Self::NotEmpty => Errno::NOTEMPTY,
+            Self::LowerDirectory => Errno::XDEV,
+            Self::NotPermitted => Errno::PERM,
             Self::ReadOnly => Errno::ROFS,
             Self::NoAttribute => Errno::NODATA,
             Self::Stale => Errno::STALE,

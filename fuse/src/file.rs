@@ -1,10 +1,23 @@
-//! Open handles.
+//! Open files, and what is done with their data.
+//!
+//! Who reads a file that is copied up meanwhile goes on in the upper, so that it sees what others write.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::errno::{Error, Result};
+use rustix::buffer::spare_capacity;
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use crate::caller::Caller;
+use crate::change::{Change, What};
+use crate::copy_up::Data;
+use crate::errno::{Context, Error, Result};
+use crate::inode::Ino;
+use crate::node::{Leaf, Node, Place};
+use crate::overlay::Overlay;
 
 /// Names something open; never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,11 +55,171 @@ impl<T> Handles<T> {
         open.get(&handle.0).map(Arc::clone).ok_or(Error::BadHandle)
     }
 
-    /// Forgets a handle. What it named is closed when the last operation on it ends.
-    pub(crate) fn remove(&self, handle: Handle) {
+    /// Forgets a handle, and returns what it named. That is closed when the last operation on it ends.
+    pub(crate) fn remove(&self, handle: Handle) -> Option<Arc<T>> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        let removed = open.remove(&handle.0);
-        drop(open);
-        drop(removed);
+        open.remove(&handle.0)
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    leaf: Arc<Leaf>,
+    real: RwLock<Arc<File>>,
+    /// It is a lower layer's file that is open.
+    lower: AtomicBool,
+    writable: bool,
+}
+
+impl OpenFile {
+    /// A file of the upper, opened with these flags.
+    pub(crate) fn new(leaf: Arc<Leaf>, real: File, flags: OFlags) -> Self {
+        let lower = AtomicBool::new(!leaf.is_upper());
+        Self { leaf, real: RwLock::new(Arc::new(real)), lower, writable: may_write(flags) }
+    }
+
+    /// Returns the file that holds the data now.
+    fn real(&self) -> Result<Arc<File>> {
+        if self.lower.load(Ordering::Acquire) && self.leaf.is_upper() {
+            let new = Arc::new(self.leaf.open(OFlags::RDONLY)?);
+            *self.real.write().unwrap_or_else(PoisonError::into_inner) = new;
+            self.lower.store(false, Ordering::Release);
+        }
+        Ok(Arc::clone(&self.real.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// Tells whether a file opened with these flags may be written to.
+fn may_write(flags: OFlags) -> bool {
+    flags.intersects(OFlags::WRONLY | OFlags::RDWR)
+}
+
+impl Overlay {
+    /// Opens a file. One that is to be written to is copied up, without the data that `TRUNC` throws away.
+    ///
+    /// # Errors
+    /// `Unsupported` if the layer has only the file's attributes: its data would read as zeros.
+    pub fn open(&self, caller: &Caller, ino: Ino, flags: OFlags) -> Result<Handle> {
+        let node = self.inodes.get(ino)?;
+        let Node::Leaf(leaf) = &node else { return Err(Error::IsDirectory) };
+        let cuts = flags.contains(OFlags::TRUNC);
+        if may_write(flags) || cuts {
+            let data = if cuts { Data::First(0) } else { Data::All };
+            self.copy_up(&node, data, caller)?;
+        } else if let Place::Lower { parent, layer, name } = &*leaf.place() {
+            let lower = parent.lowers.get(*layer).ok_or(Error::Stale)?;
+            self.refuse_metacopy(lower.as_ref(), name)?;
+        }
+        let access = flags & (OFlags::WRONLY | OFlags::RDWR);
+        let real = leaf.open(access)?;
+        if cuts {
+            let change = || Change::of_node(&node, What::Truncate(0));
+            let cut = || rustix::fs::ftruncate(&real, 0).at("truncate");
+            self.upper()?.change(caller, change, cut)?;
+            if caller.uid != 0 {
+                self.drop_privileges(caller, &node)?;
+            }
+        }
+        Ok(self.files.add(OpenFile::new(Arc::clone(leaf), real, flags)))
+    }
+
+    /// Reads up to `size` bytes at `offset`; fewer only at the end of the file.
+    pub fn read(&self, handle: Handle, offset: u64, size: usize) -> Result<Vec<u8>> {
+        let file = self.files.get(handle)?.real()?;
+        let mut data = Vec::with_capacity(size.max(1));
+        while data.len() < size {
+            let at = offset.saturating_add(data.len() as u64);
+            match rustix::io::pread(&file, spare_capacity(&mut data), at) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error).at("read"),
+            }
+        }
+        data.truncate(size);
+        Ok(data)
+    }
+
+    /// Writes at `offset`; returns how many bytes were written.
+    pub fn write(&self, handle: Handle, offset: u64, data: &[u8]) -> Result<usize> {
+        let file = self.files.get(handle)?.real()?;
+        let mut written = 0;
+        while let Some(left) = data.get(written..).filter(|left| !left.is_empty()) {
+            match rustix::io::pwrite(&file, left, offset.saturating_add(written as u64)) {
+                Ok(0) => break,
+                Ok(more) => written += more,
+                Err(Errno::INTR) => {}
+                // What is written is written; the next call tells the error.
+                Err(_) if written > 0 => break,
+                Err(error) => return Err(error).at("write"),
+            }
+        }
+        Ok(written)
+    }
+
+    /// Takes setuid and setgid away from an open file, as writing does.
+    pub fn drop_privileges_of(&self, caller: &Caller, handle: Handle) -> Result<()> {
+        let leaf = Arc::clone(&self.files.get(handle)?.leaf);
+        self.drop_privileges(caller, &Node::Leaf(leaf))
+    }
+
+    /// Makes what was written to an open file durable, with its attributes unless `data_only`.
+    pub fn sync(&self, handle: Handle, data_only: bool) -> Result<()> {
+        let file = self.files.get(handle)?;
+        if !file.leaf.is_upper() || self.upper()?.is_volatile() {
+            return Ok(());
+        }
+        let real = file.real()?;
+        if data_only { rustix::fs::fdatasync(&real) } else { rustix::fs::fsync(&real) }.at("sync")
+    }
+
+    /// Reserves, frees or zeroes a part of a file.
+    pub fn allocate(
+        &self,
+        handle: Handle,
+        mode: FallocateFlags,
+        offset: u64,
+        length: u64,
+    ) -> Result<()> {
+        let file = self.files.get(handle)?;
+        if !file.writable {
+            return Err(Error::BadHandle);
+        }
+        rustix::fs::fallocate(file.real()?, mode, offset, length).at("allocate")
+    }
+
+    /// Copies between two open files; returns how many bytes were copied.
+    pub fn copy_range(
+        &self,
+        (from, mut from_at): (Handle, u64),
+        (to, mut to_at): (Handle, u64),
+        length: usize,
+    ) -> Result<usize> {
+        let (from, to) = (self.files.get(from)?.real()?, self.files.get(to)?.real()?);
+        let copied =
+            rustix::fs::copy_file_range(from, Some(&mut from_at), to, Some(&mut to_at), length);
+        copied.at("copy")
+    }
+
+    /// Finds data or a hole at or after an offset.
+    pub fn seek(&self, handle: Handle, to: SeekFrom) -> Result<u64> {
+        rustix::fs::seek(self.files.get(handle)?.real()?, to).at("seek")
+    }
+
+    /// Closes a file.
+    pub fn release(&self, handle: Handle) {
+        let closed = self.files.remove(handle);
+        let ino = closed.map(|closed| closed.leaf.ino);
+        // If the kernel has forgotten it before, nobody else will.
+        ino.into_iter().for_each(|ino| self.inodes.forget(ino, 0));
+    }
+
+    /// Tells whether an open file lies in the upper, so that its data may be read and written there directly.
+    pub fn backing(&self, handle: Handle) -> Result<Option<Arc<File>>> {
+        let file = self.files.get(handle)?;
+        if !file.leaf.is_upper() {
+            return Ok(None);
+        }
+        file.real().map(Some)
     }
 }

@@ -30,6 +30,10 @@ pub(crate) enum Mark {
     Redirect,
     /// On a file: its data are found elsewhere.
     Metacopy,
+    /// On a copied-up file: where it came from.
+    Origin,
+    /// On a directory: it holds files with the mark `origin`.
+    Impure,
 }
 
 impl Format {
@@ -41,12 +45,15 @@ impl Format {
         }
     }
 
-    fn attribute(self, mark: Mark) -> OsString {
+    /// Returns the full name of a mark.
+    pub(crate) fn attribute(self, mark: Mark) -> OsString {
         let name = match mark {
             Mark::Opaque => "opaque",
             Mark::Whiteout => "whiteout",
             Mark::Redirect => "redirect",
             Mark::Metacopy => "metacopy",
+            Mark::Origin => "origin",
+            Mark::Impure => "impure",
         };
         [self.prefix(), name].map(OsStr::new).into_iter().collect()
     }

@@ -1,15 +1,18 @@
 //! Inode numbers, and the files that the kernel knows by them.
 //!
-//! A file's number is that of the real file, so it is the same in every mount of the same layers. Numbers of
-//! a second file system carry its index in their upper bits, as the kernel's `xino` does. A directory has
-//! the number of its topmost part.
+//! A file's number is that of the real file, so it is the same in every mount of the same layers; one that
+//! was copied up keeps that of the lower file. Numbers of a second file system carry its index in their
+//! upper bits, as the kernel's `xino` does. A directory has the number of its topmost lower part, else
+//! that of its upper one. No two files ever have the same number at the same time, whatever marks in
+//! the layers say: the second one gets one made up.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::errno::{Error, Result};
-use crate::layer::{LayerDir, Name};
+use crate::node::Node;
 
 /// Room for the index of the file system; what is left suffices for any real inode number.
 const FS_BITS: u32 = 7;
@@ -26,6 +29,13 @@ pub struct Ino(pub u64);
 impl Ino {
     /// Names the root directory in every request; no other file has this number.
     pub const ROOT: Self = Self(1);
+
+    /// Returns a number made up, for a file whose own one another file has.
+    fn another(self) -> Self {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        Self(HASHED | hasher.finish())
+    }
 }
 
 /// Gives numbers.
@@ -63,54 +73,58 @@ impl Numbers {
     }
 }
 
-/// A file of the view: where its layers have it.
-#[derive(Debug)]
-pub(crate) enum Node {
-    /// A directory.
-    Directory {
-        /// The directory it lies in; the root lies in itself.
-        parent: Ino,
-        /// Its topmost part.
-        top: Arc<dyn LayerDir>,
-        /// All its parts, from the topmost down.
-        stack: Box<[Arc<dyn LayerDir>]>,
-    },
-    /// Anything else.
-    Leaf {
-        /// The layer's directory that it lies in.
-        dir: Arc<dyn LayerDir>,
-        /// Its name there; one of them, if there are hard links.
-        name: Name,
-    },
-}
-
-/// The files that the kernel knows, each with the number of lookups it has not forgotten.
+/// The files that the kernel knows, each with the number of lookups it has not forgotten; and the
+/// directories above them.
 #[derive(Debug)]
 pub(crate) struct Inodes {
-    root: Arc<Node>,
+    root: Node,
     /// Leaf locks: nothing else is done while one is held.
     shards: [Mutex<Shard>; SHARDS],
 }
 
-type Shard = HashMap<u64, (Arc<Node>, u64)>;
+type Shard = HashMap<u64, (Node, u64)>;
 
 impl Inodes {
     /// Makes a table that knows the root, which is never forgotten.
     pub(crate) fn new(root: Node) -> Self {
-        Self { root: Arc::new(root), shards: Default::default() }
+        Self { root, shards: Default::default() }
     }
 
-    /// Counts a lookup that found `node`. If its number is known already, the node there stays.
-    pub(crate) fn add(&self, ino: Ino, node: impl FnOnce() -> Node) {
-        let Some(mut shard) = self.shard(ino) else { return };
-        let (_, lookups) = shard.entry(ino.0).or_insert_with(|| (Arc::new(node()), 0));
-        *lookups += 1;
+    /// Returns the root.
+    pub(crate) fn root(&self) -> Node {
+        self.root.clone()
+    }
+
+    /// Counts a lookup that found a file, and returns what is known of it: what is there under the number
+    /// already, if `is_same` says that this is the same file, else what `new` makes.
+    pub(crate) fn add(
+        &self,
+        preferred: Ino,
+        is_same: impl Fn(&Node) -> bool,
+        new: impl FnOnce(Ino) -> Node,
+    ) -> Node {
+        let mut ino = preferred;
+        loop {
+            let mut shard = self.shard(ino);
+            match shard.entry(ino.0) {
+                Entry::Vacant(vacant) => {
+                    let node = new(ino);
+                    vacant.insert((node.clone(), 1));
+                    return node;
+                }
+                Entry::Occupied(mut known) if is_same(&known.get().0) => {
+                    let (node, lookups) = known.get_mut();
+                    *lookups += 1;
+                    return node.clone();
+                }
+                Entry::Occupied(_) => ino = ino.another(),
+            }
+        }
     }
 
     /// Counts a lookup of a file, if it is known.
     pub(crate) fn count(&self, ino: Ino) {
-        let Some(mut shard) = self.shard(ino) else { return };
-        if let Some((_, lookups)) = shard.get_mut(&ino.0) {
+        if let Some((_, lookups)) = self.shard(ino).get_mut(&ino.0) {
             *lookups += 1;
         }
     }
@@ -119,25 +133,30 @@ impl Inodes {
     ///
     /// # Errors
     /// `Stale` if it is not known.
-    pub(crate) fn get(&self, ino: Ino) -> Result<Arc<Node>> {
+    pub(crate) fn get(&self, ino: Ino) -> Result<Node> {
         if ino == Ino::ROOT {
-            return Ok(Arc::clone(&self.root));
+            return Ok(self.root.clone());
         }
-        let shard = self.shard(ino).ok_or(Error::Stale)?;
-        shard.get(&ino.0).map(|(node, _)| Arc::clone(node)).ok_or(Error::Stale)
+        self.shard(ino).get(&ino.0).map(|(node, _)| node.clone()).ok_or(Error::Stale)
     }
 
-    /// Takes back `count` lookups; at zero the file is not known any more.
+    /// Takes back `count` lookups. At zero the file is not known any more, once nothing known lies in it.
     pub(crate) fn forget(&self, ino: Ino, count: u64) {
-        let Some(mut shard) = self.shard(ino) else { return };
-        let gone = shard.get_mut(&ino.0).and_then(|(_, lookups)| {
-            *lookups = lookups.saturating_sub(count);
-            (*lookups == 0).then_some(())
-        });
-        let node = gone.and_then(|()| shard.remove(&ino.0));
-        // Closing its handle, if this was its last owner, needs no lock.
-        drop(shard);
-        drop(node);
+        let mut unused: Vec<_> = self.take_unused(ino, count).into_iter().collect();
+        while let Some(node) = unused.pop() {
+            let parents = node.parents();
+            drop(node);
+            unused.extend(parents.into_iter().filter_map(|parent| self.take_unused(parent, 0)));
+        }
+    }
+
+    fn take_unused(&self, ino: Ino, count: u64) -> Option<Node> {
+        let mut shard = self.shard(ino);
+        let (node, lookups) = shard.get_mut(&ino.0)?;
+        *lookups = lookups.saturating_sub(count);
+        let unused = *lookups == 0 && node.is_sole();
+        // What it holds is closed without the lock.
+        if unused { shard.remove(&ino.0).map(|(node, _)| node) } else { None }
     }
 
     /// Returns how many files are known, besides the root.
@@ -145,9 +164,10 @@ impl Inodes {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    fn shard(&self, ino: Ino) -> Option<MutexGuard<'_, Shard>> {
-        let index = usize::try_from(ino.0 % SHARDS as u64).ok()?;
-        self.shards.get(index).map(lock)
+    fn shard(&self, ino: Ino) -> MutexGuard<'_, Shard> {
+        let [first, others @ ..] = &self.shards;
+        let index = usize::try_from(ino.0 % SHARDS as u64).unwrap_or(0);
+        lock(index.checked_sub(1).and_then(|index| others.get(index)).unwrap_or(first))
     }
 }
 

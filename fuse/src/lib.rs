@@ -11,27 +11,50 @@
 //!
 //! Dependencies point one way: the daemon uses this crate, never the reverse.
 
+mod attr;
 #[cfg(feature = "bridge")]
 pub mod bridge;
+mod caller;
+mod change;
+mod copy_up;
+mod create;
 mod errno;
 mod file;
 mod format;
 mod inode;
+mod known;
 pub mod layer;
 mod lookup;
 mod merge;
+pub mod mountinfo;
 mod name;
+mod node;
 mod opaque;
 mod options;
+mod origin;
 mod overlay;
 mod readdir;
+mod remember;
+mod remove;
+mod rename;
+mod sys;
+mod upper;
 mod whiteout;
+mod work;
 mod xattr;
 
+pub use attr::{SetAttr, SetTime};
+pub use caller::Caller;
+pub use change::{Change, ChangeSink, What};
 pub use errno::{Error, Result};
 pub use file::Handle;
 pub use format::Format;
 pub use inode::Ino;
-pub use options::{Flag, MountOptions, split_lowers};
+pub use options::{
+    Access, Flag, IdRange, MountOptions, RedirectDir, Squash, Whiteouts, Writing, XattrPermissions,
+    split_lowers, unsupported,
+};
 pub use overlay::{Attr, Overlay};
 pub use readdir::Entry;
+pub use rename::Onto;
+pub use upper::Upper;

@@ -31,6 +31,19 @@ pub(crate) enum Merged<T> {
     Directory(T, Vec<T>),
 }
 
+impl<T> Merged<Option<T>> {
+    /// Takes what has nothing to it as absent.
+    pub(crate) fn known(self) -> Merged<T> {
+        match self {
+            Self::Leaf(Some(what)) => Merged::Leaf(what),
+            Self::Directory(Some(top), below) => {
+                Merged::Directory(top, below.into_iter().flatten().collect())
+            }
+            Self::Absent | Self::Leaf(None) | Self::Directory(None, _) => Merged::Absent,
+        }
+    }
+}
+
 /// Merges answers that come from the topmost layer downwards. None is taken that cannot matter, so
 /// an iterator that asks the layers asks no more than needed.
 pub(crate) fn merge<T, E>(

@@ -1,35 +1,37 @@
 //! The file system: one short method per operation. Files are named by inode number, as in FUSE.
 //!
-//! All layers are lower ones, so whatever would change something is EROFS; the bridge and the mount's
-//! `ro` say so before it gets here.
+//! What changes something is in the rooms `create`, `remove`, `rename` and `attr`; what deals with open files
+//! is in `file`. Without an upper all that is EROFS.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use rustix::buffer::spare_capacity;
-use rustix::fs::{SeekFrom, StatVfs};
+use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 use crate::errno::{Context, Error, Result};
-use crate::file::{Handle, Handles};
+use crate::file::{Handle, Handles, OpenFile};
 use crate::format::{Format, Mark};
-use crate::inode::{Ino, Inodes, Node, Numbers};
-use crate::layer::{Kind, LayerDir, Name, Stat};
-use crate::lookup::{Part, lookup};
-use crate::merge::Merged;
+use crate::inode::{Ino, Inodes, Numbers};
+use crate::layer::{Kind, LayerDir, Layers, Name, Stat};
+use crate::lookup::lookup;
+use crate::node::{Dir, Node};
+use crate::origin::Origins;
 use crate::readdir::{Entry, Listing, list};
+use crate::upper::Upper;
 use crate::xattr;
 
-/// A merged, read-only view of lower layers.
+/// A merged view of lower layers and, unless it is read-only, an upper.
 #[derive(Debug)]
 pub struct Overlay {
-    format: Format,
-    numbers: Numbers,
-    inodes: Inodes,
-    files: Handles<File>,
+    pub(crate) format: Format,
+    pub(crate) numbers: Numbers,
+    pub(crate) origins: Origins,
+    pub(crate) inodes: Inodes,
+    pub(crate) files: Handles<OpenFile>,
     listings: Handles<Listing>,
+    upper: Option<Upper>,
 }
 
 /// Attributes of a file of the view: those of its topmost part, under the view's number.
@@ -42,37 +44,50 @@ pub struct Attr {
 }
 
 impl Overlay {
-    /// Makes a view of lower layers, given from the topmost down; `None` if there are none.
-    pub fn new(lowers: Vec<Arc<dyn LayerDir>>, format: Format) -> Option<Self> {
-        let top = lowers.first().map(Arc::clone)?;
-        let root = Node::Directory { parent: Ino::ROOT, top, stack: lowers.into() };
-        Some(Self {
+    /// Makes a view of layers.
+    pub fn new(layers: Layers, format: Format) -> Self {
+        let Layers { lowers, upper, systems } = layers;
+        let root = Dir::root(upper.as_ref().map(|upper| Arc::clone(upper.root())), lowers);
+        Self {
             format,
             numbers: Numbers::default(),
-            inodes: Inodes::new(root),
+            origins: Origins::new(systems),
+            inodes: Inodes::new(Node::Directory(Arc::new(root))),
             files: Handles::default(),
             listings: Handles::default(),
-        })
+            upper,
+        }
+    }
+
+    /// Tells whether nothing can be changed.
+    pub fn is_read_only(&self) -> bool {
+        self.upper.is_none()
+    }
+
+    /// Returns what changes go through.
+    pub(crate) fn upper(&self) -> Result<&Upper> {
+        self.upper.as_ref().ok_or(Error::ReadOnly)
+    }
+
+    /// Returns a directory.
+    pub(crate) fn dir(&self, ino: Ino) -> Result<Arc<Dir>> {
+        match self.inodes.get(ino)? {
+            Node::Directory(dir) => Ok(dir),
+            Node::Leaf(_) => Err(Error::NotDirectory),
+        }
     }
 
     /// Looks a name up, and remembers what was found until it is forgotten as often as it was found.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Attr> {
         let name = Name::new(name)?;
-        let node = self.inodes.get(parent)?;
-        let Node::Directory { stack, .. } = node.as_ref() else { return Err(Error::NotDirectory) };
-        match lookup(stack, self.format, &name)? {
-            Merged::Absent => Err(Error::NoEntry),
-            Merged::Leaf(part) => {
-                let attr = self.attr_of(part.stat.ok_or(Error::NoEntry)?, 1);
-                self.inodes.add(attr.ino, || Node::Leaf { dir: part.dir, name });
-                Ok(attr)
-            }
-            Merged::Directory(top, below) => {
-                let attr = self.attr_of(top.stat.ok_or(Error::NoEntry)?, 1 + below.len());
-                self.inodes.add(attr.ino, || directory(parent, &name, top, below));
-                Ok(attr)
-            }
+        let dir = self.dir(parent)?;
+        let _names = dir.read_names();
+        if dir.is_gone() {
+            return Err(Error::NoEntry);
         }
+        let found = lookup(&dir, self.format, &name)?;
+        let (node, stat) = self.remember(&dir, &name, found)?.ok_or(Error::NoEntry)?;
+        Ok(Attr { ino: node.ino(), stat })
     }
 
     /// Counts a lookup of a file, if it is remembered.
@@ -92,69 +107,46 @@ impl Overlay {
 
     /// Returns the attributes of a file.
     pub fn attr(&self, ino: Ino) -> Result<Attr> {
-        match self.inodes.get(ino)?.as_ref() {
-            Node::Directory { top, stack, .. } => {
-                Ok(self.attr_of(top.stat().at("stat")?, stack.len()))
-            }
-            Node::Leaf { dir, name } => {
-                Ok(self.attr_of(dir.look(name).at("stat")?.ok_or(Error::Stale)?, 1))
-            }
+        let node = self.inodes.get(ino)?;
+        let stat = node.stat()?;
+        let ino = if ino == Ino::ROOT { self.root_number()? } else { ino };
+        Ok(Attr { ino, stat })
+    }
+
+    /// The number of the root as people see it; in requests it has another one.
+    fn root_number(&self) -> Result<Ino> {
+        let Node::Directory(root) = self.inodes.root() else { return Err(Error::Stale) };
+        self.dir_number(&root)
+    }
+
+    fn dir_number(&self, dir: &Dir) -> Result<Ino> {
+        if dir.ino != Ino::ROOT {
+            return Ok(dir.ino);
         }
+        // Unlike other directories it has that of its topmost part, as in the kernel.
+        let stat = dir.top().and_then(LayerDir::stat).at("stat")?;
+        Ok(self.numbers.number(stat.fs, stat.number))
     }
 
     /// Returns the target of a symlink.
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
-        match self.inodes.get(ino)?.as_ref() {
-            Node::Directory { .. } => Err(Error::WrongType),
-            Node::Leaf { dir, name } => dir.read_link(name).at("read a symlink"),
+        match self.inodes.get(ino)? {
+            Node::Directory(_) => Err(Error::WrongType),
+            Node::Leaf(leaf) => leaf.read_link(),
         }
     }
 
-    /// Opens a file for reading.
-    ///
-    /// # Errors
-    /// `Unsupported` if the layer has only the file's attributes: its data would read as zeros.
-    pub fn open(&self, ino: Ino) -> Result<Handle> {
-        let node = self.inodes.get(ino)?;
-        let Node::Leaf { dir, name } = node.as_ref() else { return Err(Error::IsDirectory) };
-        if self.format.read(dir.as_ref(), Some(name), Mark::Metacopy)?.is_some() {
-            return Err(Error::Unsupported("metacopy"));
+    /// Refuses a file of which a layer has only the attributes: its data would read as zeros.
+    pub(crate) fn refuse_metacopy(&self, dir: &dyn LayerDir, name: &Name) -> Result<()> {
+        match self.format.read(dir, Some(name), Mark::Metacopy)? {
+            Some(_) => Err(Error::Unsupported("metacopy")),
+            None => Ok(()),
         }
-        Ok(self.files.add(dir.open(name).at("open")?))
-    }
-
-    /// Reads up to `size` bytes at `offset`; fewer only at the end of the file.
-    pub fn read(&self, handle: Handle, offset: u64, size: usize) -> Result<Vec<u8>> {
-        let file = self.files.get(handle)?;
-        let mut data = Vec::with_capacity(size.max(1));
-        while data.len() < size {
-            let at = offset.saturating_add(data.len() as u64);
-            match rustix::io::pread(&file, spare_capacity(&mut data), at) {
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error).at("read"),
-            }
-        }
-        data.truncate(size);
-        Ok(data)
-    }
-
-    /// Finds data or a hole at or after an offset.
-    pub fn seek(&self, handle: Handle, to: SeekFrom) -> Result<u64> {
-        rustix::fs::seek(self.files.get(handle)?, to).at("seek")
-    }
-
-    /// Closes a file.
-    pub fn release(&self, handle: Handle) {
-        self.files.remove(handle);
     }
 
     /// Opens a directory; nothing is read yet.
     pub fn open_dir(&self, ino: Ino) -> Result<Handle> {
-        match self.inodes.get(ino)?.as_ref() {
-            Node::Directory { .. } => Ok(self.listings.add(Listing::new(ino))),
-            Node::Leaf { .. } => Err(Error::NotDirectory),
-        }
+        Ok(self.listings.add(Listing::new(self.dir(ino)?)))
     }
 
     /// Gives the entries of a directory from `offset` on to `each`, which breaks when it is full: the
@@ -166,14 +158,16 @@ impl Overlay {
         mut each: impl FnMut(&OsStr, Ino, Kind, u64) -> ControlFlow<()>,
     ) -> Result<()> {
         let listing = self.listings.get(handle)?;
-        let node = self.inodes.get(listing.ino)?;
-        let Node::Directory { parent, top, stack } = node.as_ref() else {
-            return Err(Error::NotDirectory);
-        };
-        let entries = listing.entries(offset == 0, || list(stack, self.format, &self.numbers))?;
-        let own = top.stat().at("list")?;
-        let own = self.numbers.number(own.fs, own.number);
-        let above = if *parent == Ino::ROOT { self.attr(Ino::ROOT)?.ino } else { *parent };
+        let dir = &listing.dir;
+        let entries = listing.entries(offset == 0, || {
+            let _names = dir.read_names();
+            if dir.is_gone() {
+                return Ok(Vec::new());
+            }
+            list(dir, self.format, &self.numbers, |entry| self.listed_number(dir, entry))
+        })?;
+        let own = self.dir_number(dir)?;
+        let above = dir.parent().map_or(Ok(own), |above| self.dir_number(&above))?;
         let dots = [(OsStr::new("."), own), (OsStr::new(".."), above)];
         let dots = dots.into_iter().map(|(name, ino)| (name, ino, Kind::Directory));
         let names = entries.iter().map(|Entry { name, ino, kind }| (name.as_os_str(), *ino, *kind));
@@ -186,22 +180,28 @@ impl Overlay {
         Ok(())
     }
 
-    /// Returns which directory a handle has open.
-    pub fn listed(&self, handle: Handle) -> Result<Ino> {
-        Ok(self.listings.get(handle)?.ino)
+    /// Makes the names in an open directory durable.
+    pub fn sync_dir(&self, handle: Handle) -> Result<()> {
+        let listing = self.listings.get(handle)?;
+        match (listing.dir.upper(), &self.upper) {
+            (Some(part), Some(upper)) if !upper.is_volatile() => {
+                rustix::fs::fsync(part.open_self().at("sync")?).at("sync")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Closes a directory.
     pub fn release_dir(&self, handle: Handle) {
-        self.listings.remove(handle);
+        let closed = self.listings.remove(handle);
+        let ino = closed.map(|closed| closed.dir.ino);
+        ino.into_iter().for_each(|ino| self.inodes.forget(ino, 0));
     }
 
     /// Returns an extended attribute of a file.
     pub fn xattr(&self, ino: Ino, attribute: &OsStr) -> Result<Vec<u8>> {
         let attribute = xattr::on_disk(self.format, attribute);
-        let node = self.inodes.get(ino)?;
-        let (dir, name) = where_marked(&node);
-        match dir.xattr(name, &attribute) {
+        match self.inodes.get(ino)?.xattr(self.format, &attribute) {
             Err(Errno::NODATA) => Err(Error::NoAttribute),
             value => value.at("read an attribute"),
         }
@@ -210,40 +210,13 @@ impl Overlay {
     /// Returns the names of a file's extended attributes, each ended by a zero byte; those that only
     /// root may read only to a `privileged` caller.
     pub fn xattrs(&self, ino: Ino, privileged: bool) -> Result<Vec<u8>> {
-        let node = self.inodes.get(ino)?;
-        let (dir, name) = where_marked(&node);
-        let names = dir.xattrs(name).at("list attributes")?;
+        let names = self.inodes.get(ino)?.xattrs().at("list attributes")?;
         Ok(xattr::listed(self.format, &names, privileged))
     }
 
     /// Describes the file system of the topmost layer.
     pub fn space(&self) -> Result<StatVfs> {
-        match self.inodes.get(Ino::ROOT)?.as_ref() {
-            Node::Directory { top, .. } => top.space().at("statfs"),
-            Node::Leaf { .. } => Err(Error::NotDirectory),
-        }
-    }
-
-    /// Gives attributes the view's number. The links of a directory merged of several parts are not
-    /// counted: 1 tells programs not to rely on them.
-    fn attr_of(&self, mut stat: Stat, parts: usize) -> Attr {
-        if parts > 1 {
-            stat.links = 1;
-        }
-        Attr { ino: self.numbers.number(stat.fs, stat.number), stat }
-    }
-}
-
-fn directory(parent: Ino, name: &Name, top: Part, below: Vec<Part>) -> Node {
-    let top = top.dir.enter(name);
-    let below = below.into_iter().map(|part| part.dir.enter(name));
-    let stack = std::iter::once(Arc::clone(&top)).chain(below).collect();
-    Node::Directory { parent, top, stack }
-}
-
-fn where_marked(node: &Node) -> (&dyn LayerDir, Option<&Name>) {
-    match node {
-        Node::Directory { top, .. } => (top.as_ref(), None),
-        Node::Leaf { dir, name } => (dir.as_ref(), Some(name)),
+        let Node::Directory(root) = self.inodes.root() else { return Err(Error::Stale) };
+        root.top().and_then(LayerDir::space).at("statfs")
     }
 }

@@ -41,6 +41,22 @@ pub(crate) fn listed(format: Format, on_disk: &[u8], privileged: bool) -> Vec<u8
     list
 }
 
+/// Returns those names on disk that a copy-up copies as they are: all but the overlay's own marks.
+pub(crate) fn copied(format: Format, on_disk: &[u8]) -> impl Iterator<Item = &OsStr> {
+    let names = on_disk.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let is_mark = move |name: &[u8]| {
+        let rest = name.strip_prefix(format.prefix().as_bytes());
+        rest.is_some_and(|rest| !rest.starts_with(ESCAPE))
+    };
+    names.filter(move |name| !is_mark(name)).map(OsStr::from_bytes)
+}
+
+/// Tells whether an attribute decides who may do what, so that a copy without it would be wrong.
+pub(crate) fn is_vital(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b"security.") || name.starts_with(b"system.posix_acl_")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

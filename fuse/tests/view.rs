@@ -7,6 +7,9 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "common/served.rs"]
+mod served;
+
 mod view {
     mod facts;
     mod frame;

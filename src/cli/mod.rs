@@ -34,19 +34,27 @@ enum Command {
     /// Then `ctr run --snapshotter overstream ..`, or `snapshotter = "overstream"` for CRI.
     #[command(verbatim_doc_comment)]
     Serve(Serve),
-    /// Mount a merged, read-only view of directories
+    /// Mount a merged view of directories
     ///
     /// Shows the directories of LIST as the kernel's overlayfs would: of two files with one name the
     /// one further left is seen, directories with one name are merged, whiteouts and opaque directories are
     /// honoured. Stays in the foreground until the view is unmounted, or SIGTERM or Ctrl-C comes.
     ///
-    /// The view is read-only for now: there is no upper directory yet, and every change is refused with
-    /// "Read-only file system". The directories must not change while they are mounted.
+    /// With an upper directory the view can be written to: changes go there, as the kernel would write them.
+    /// Otherwise it is read-only. The directories must not change while they are mounted, save by way of it.
     ///
     ///   overstream mount --lower /layers/app:/layers/base /mnt
+    ///   overstream mount --lower /layers/base --upper /w/upper --work /w/work --trace /mnt
+    ///   overstream mount --lower /layers/base --background --log /var/log/view.log /mnt
+    ///   overstream mount -o lowerdir=/layers/app:/layers/base,userxattr,nodev /mnt
     ///
-    /// Options (-o), separated by commas: ro, userxattr (marks are user.overlay.*, not trusted.overlay.*),
-    /// allow_other, nodev, nosuid, noexec, noatime and their opposites, fsname=NAME.
+    /// mount(8) and podman call it under other names, and it goes to the background by itself:
+    ///
+    ///   mount -t fuse.overstream -o lowerdir=/layers/app:/layers/base overlay /mnt
+    ///   podman --storage-opt overlay.mount_program=/usr/bin/overstream-mount ..
+    ///
+    /// Unmount with `umount /mnt`, or `fusermount3 -u /mnt` as an ordinary user. SIGUSR1 prints what the
+    /// process takes. An option is obeyed, refused, or said to change nothing.
     #[command(verbatim_doc_comment)]
     Mount(mount::Mount),
     /// List snapshots and where their files lie
@@ -204,9 +212,12 @@ fn parse_id(text: &str) -> Result<u64, String> {
 
 /// Runs the command given on the command line.
 pub fn run() -> ExitCode {
+    if mount::is_program(&std::env::args_os().collect::<Vec<_>>()) {
+        return mount::run_as_program();
+    }
     let result = match Cli::parse().command {
         Command::Serve(args) => start(args),
-        Command::Mount(args) => mount::run(&args),
+        Command::Mount(args) => return mount::run(args),
         Command::Ls(args) => client::ls(&args.remote, args.filters),
         Command::Mounts(args) => client::mounts(&args.remote, args.snapshotter, args.key),
         Command::Usage(args) => client::usage(&args.remote),
@@ -218,6 +229,10 @@ pub fn run() -> ExitCode {
         }) => client::remove_retained(&remote, id),
         Command::Config(ConfigArgs { command: ConfigCommand::Check { file } }) => check(&file),
     };
+    exit(result)
+}
+
+fn exit(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

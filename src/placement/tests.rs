@@ -142,6 +142,8 @@ fn identity(uid: &str, name: &str) -> Identity {
 fn mounts(paths: &[&str]) -> Vec<MountPoint> {
     let mount = |path: &&str| MountPoint {
         id: 1,
+        device: "8:1".to_owned(),
+        root: "/".into(),
         path: PathBuf::from(path),
         fs_type: "ext4".to_owned(),
         read_only: false,

@@ -2,15 +2,80 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, FileType, INodeNo, ReplyStatfs, ReplyXattr};
-use rustix::fs::StatVfs;
+use fuser::{
+    Errno, FileAttr, FileType, INodeNo, RenameFlags, ReplyStatfs, ReplyXattr, Request, TimeOrNow,
+};
+use rustix::fs::{OFlags, StatVfs};
 
 use crate::layer::{Kind, Stat, Time};
-use crate::{Attr, Error, Ino, Result};
+use crate::{Attr, Caller, Error, Ino, Onto, Result, SetTime};
 
 /// Returns what the caller sees of an error.
 pub(super) fn errno(error: &Error) -> Errno {
     Errno::from_i32(error.errno().raw_os_error())
+}
+
+/// Returns who asks for an operation.
+pub(super) fn caller(request: &Request, operation: &'static str) -> Caller {
+    let (uid, gid, pid) = (request.uid(), request.gid(), request.pid());
+    Caller { uid, gid, pid, umask: 0, operation }
+}
+
+/// Returns who asks for something new.
+pub(super) fn creator(request: &Request, umask: u32, operation: &'static str) -> Caller {
+    Caller { umask: permissions(umask), ..caller(request, operation) }
+}
+
+/// Returns the permission bits of a mode.
+pub(super) fn permissions(mode: u32) -> u16 {
+    u16::try_from(mode & 0o7777).unwrap_or(0)
+}
+
+/// Returns the type in a mode.
+pub(super) fn kind_of(mode: u32) -> Option<Kind> {
+    Some(match mode & libc::S_IFMT {
+        0 | libc::S_IFREG => Kind::File,
+        libc::S_IFCHR => Kind::CharDevice,
+        libc::S_IFBLK => Kind::BlockDevice,
+        libc::S_IFIFO => Kind::Fifo,
+        libc::S_IFSOCK => Kind::Socket,
+        _ => return None,
+    })
+}
+
+/// Returns major and minor number, as the kernel's `new_decode_dev()`.
+pub(super) fn device(device: u32) -> (u32, u32) {
+    ((device & 0xfff00) >> 8, (device & 0xff) | ((device >> 12) & 0xfff00))
+}
+
+/// Returns what of open(2)'s flags matters.
+pub(super) fn open_flags(flags: i32) -> OFlags {
+    let known = OFlags::RDWR | OFlags::WRONLY | OFlags::TRUNC | OFlags::EXCL;
+    OFlags::from_bits_truncate(flags.cast_unsigned()) & known
+}
+
+/// Returns what becomes of what is under the new name; `None` if the flags make no sense.
+pub(super) fn onto(flags: RenameFlags) -> Option<Onto> {
+    match flags {
+        flags if flags.is_empty() => Some(Onto::Replace),
+        RenameFlags::RENAME_NOREPLACE => Some(Onto::Nothing),
+        RenameFlags::RENAME_EXCHANGE => Some(Onto::Exchange),
+        _ => None,
+    }
+}
+
+/// Returns what a time becomes. fuser gives a time before 1970 as that much earlier as its nanoseconds should
+/// make it later.
+pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+    let TimeOrNow::SpecificTime(time) = time else { return SetTime::Now };
+    let (seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            (0_i64.saturating_sub_unsigned(before.as_secs()), before.subsec_nanos())
+        }
+    };
+    SetTime::To(Time { seconds, nanoseconds })
 }
 
 /// Returns attributes.

@@ -1,27 +1,32 @@
 //! FUSE on one side, [`Overlay`] on the other: decode, call, one reply.
 //!
-//! The kernel may keep everything it was told for ever, since nobody changes the layers: names (also
-//! absent ones), attributes, file content, directory listings and symlinks.
+//! The kernel may keep everything it was told for ever: names (also absent ones), attributes, file content,
+//! directory listings and symlinks. Nobody else changes the layers, and what it changes itself it knows.
 
 mod convert;
+mod modes;
 mod session;
 
 use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags,
+    BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
     ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
     ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
     WriteFlags,
 };
-use rustix::fs::SeekFrom;
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, XattrFlags};
 
-use crate::{Error, Handle, Ino, Overlay, Result};
+use self::convert::{caller, creator, permissions};
+use self::modes::{Modes, Way};
+use crate::{Attr, Error, Handle, Ino, MountOptions, Overlay, Result, SetAttr};
 
 pub use session::{Mounted, Unmounted, Unmounter, mount};
 
@@ -30,16 +35,25 @@ const FOR_EVER: Duration = Duration::from_secs(1 << 31);
 
 /// What is asked of the kernel, where it knows it. Not id-mapped mounts: with them the kernel no longer
 /// tells who lists attributes.
-const CAPABILITIES: [InitFlags; 5] = [
+const CAPABILITIES: [InitFlags; 8] = [
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_POSIX_ACL,
+    // The umask is applied here, since it is not where there is a default ACL.
+    InitFlags::FUSE_DONT_MASK,
+    // A file that is cut is copied up without its data.
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    // Without it every write asks for an attribute. What it leaves to this process is done in `attr`.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
 ];
 
 /// Requests that the kernel may have under way in the background, such as reading ahead.
 const BACKGROUND: u16 = 64;
+
+/// A smaller file that is only read is read faster through this process.
+const PASSTHROUGH_FROM: u64 = 128 << 10;
 
 /// lseek(2): the next data.
 const SEEK_DATA: i32 = 3;
@@ -48,15 +62,48 @@ const SEEK_HOLE: i32 = 4;
 
 /// An overlay as fuser sees it.
 #[derive(Debug)]
-struct Bridge(Overlay);
+struct Bridge {
+    overlay: Arc<Overlay>,
+    modes: Modes,
+    /// The kernel reads and writes files of the upper directly.
+    passthrough: bool,
+    /// The kernel keeps writes back, which excludes passthrough.
+    writeback: bool,
+    /// How long the kernel may keep what it was told.
+    ttl: Duration,
+}
 
-/// Operations that would change something.
-macro_rules! refused {
-    ($($name:ident($($argument:ty),*) -> $reply:ty;)*) => {
-        $(fn $name(&self, _: &Request, $(_: $argument,)* reply: $reply) {
-            reply.error(Errno::EROFS);
-        })*
-    };
+impl Bridge {
+    fn new(overlay: Arc<Overlay>, root: bool, options: &MountOptions) -> Self {
+        let writeback = options.writeback == Some(true);
+        Self {
+            overlay,
+            modes: Modes::default(),
+            passthrough: root && options.passthrough && !writeback,
+            writeback,
+            ttl: options.timeout.unwrap_or(FOR_EVER),
+        }
+    }
+
+    /// Counts an open, and says how the data go. `register` makes the kernel know a file.
+    fn way(
+        &self,
+        ino: Ino,
+        handle: Handle,
+        flags: OFlags,
+        register: impl FnOnce(&std::fs::File) -> io::Result<BackingId>,
+    ) -> Way {
+        self.modes.open(ino, || {
+            if !self.passthrough {
+                return None;
+            }
+            let file = self.overlay.backing(handle).ok()??;
+            let writes = flags.intersects(OFlags::RDWR | OFlags::WRONLY);
+            let pays = writes || file.metadata().ok()?.len() >= PASSTHROUGH_FROM;
+            // Where it is not possible, data go through the page cache.
+            if pays { register(&file).ok() } else { None }
+        })
+    }
 }
 
 impl Filesystem for Bridge {
@@ -67,40 +114,217 @@ impl Filesystem for Bridge {
                 .add_capabilities(capability & offered)
                 .map_err(|_| io::ErrorKind::Unsupported)?;
         }
+        if self.writeback {
+            self.writeback = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE).is_ok();
+        }
+        self.passthrough = self.passthrough
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok();
         config.set_max_background(BACKGROUND).map_err(|_| io::ErrorKind::Unsupported)?;
         Ok(())
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.0.lookup(Ino(parent.0), name) {
-            Ok(attr) => reply.entry(&FOR_EVER, &convert::attr(&attr), Generation(0)),
+        match self.overlay.lookup(Ino(parent.0), name) {
             // An entry without a number is remembered as absent.
-            Err(Error::NoEntry) => reply.entry(&FOR_EVER, &convert::nothing(), Generation(0)),
-            Err(error) => reply.error(convert::errno(&error)),
+            Err(Error::NoEntry) => reply.entry(&self.ttl, &convert::nothing(), Generation(0)),
+            found => entry(reply, &self.ttl, found),
         }
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
-        self.0.forget(Ino(ino.0), lookups);
+        self.modes.forget(Ino(ino.0));
+        self.overlay.forget(Ino(ino.0), lookups);
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.0.attr(Ino(ino.0)) {
-            Ok(attr) => reply.attr(&FOR_EVER, &convert::attr(&attr)),
-            Err(error) => reply.error(convert::errno(&error)),
-        }
+        attributes(reply, &self.ttl, self.overlay.attr(Ino(ino.0)));
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        accessed: Option<TimeOrNow>,
+        modified: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(permissions),
+            uid,
+            gid,
+            size,
+            accessed: accessed.map(convert::set_time),
+            modified: modified.map(convert::set_time),
+        };
+        let caller = caller(request, set.operation());
+        attributes(reply, &self.ttl, self.overlay.set_attr(&caller, Ino(ino.0), &set));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        answer(reply, self.0.read_link(Ino(ino.0)));
+        answer(reply, self.overlay.read_link(Ino(ino.0)));
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if flags.acc_mode() != OpenAccMode::O_RDONLY {
-            return reply.error(Errno::EROFS);
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        device: u32,
+        reply: ReplyEntry,
+    ) {
+        let Some(kind) = convert::kind_of(mode) else { return reply.error(Errno::EINVAL) };
+        let caller = creator(request, umask, "mknod");
+        let (mode, device) = (permissions(mode), convert::device(device));
+        entry(
+            reply,
+            &self.ttl,
+            self.overlay.mknod(&caller, Ino(parent.0), name, kind, mode, device),
+        );
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let caller = creator(request, umask, "mkdir");
+        entry(
+            reply,
+            &self.ttl,
+            self.overlay.mkdir(&caller, Ino(parent.0), name, permissions(mode)),
+        );
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(reply, self.overlay.unlink(&caller(request, "unlink"), Ino(parent.0), name));
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(reply, self.overlay.rmdir(&caller(request, "rmdir"), Ino(parent.0), name));
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.as_os_str().as_bytes();
+        let caller = creator(request, 0, "symlink");
+        entry(reply, &self.ttl, self.overlay.symlink(&caller, Ino(parent.0), name, target));
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to_parent: INodeNo,
+        to_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (from, to) = ((Ino(parent.0), name), (Ino(to_parent.0), to_name));
+        let onto = convert::onto(flags).ok_or(Error::BadFlags);
+        let caller = caller(request, "rename");
+        done(reply, onto.and_then(|onto| self.overlay.rename(&caller, from, to, onto)));
+    }
+
+    fn link(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let caller = caller(request, "link");
+        entry(reply, &self.ttl, self.overlay.link(&caller, Ino(ino.0), Ino(parent.0), name));
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (caller, flags) = (creator(request, umask, "create"), convert::open_flags(flags));
+        let made = self.overlay.create(&caller, Ino(parent.0), name, permissions(mode), flags);
+        let (attr, handle) = match made {
+            Ok(made) => made,
+            Err(error) => return reply.error(convert::errno(&error)),
+        };
+        let way = self.way(attr.ino, handle, flags, |file| reply.open_backing(file));
+        let (attr, fh) = (convert::attr(&attr), FileHandle(handle.0));
+        let (flags, generation) = (FopenFlags::FOPEN_NOFLUSH, Generation(0));
+        match way {
+            Way::Passthrough(backing) => {
+                reply.created_passthrough(&self.ttl, &attr, generation, fh, flags, &backing);
+            }
+            Way::Keep | Way::Drop => reply.created(&self.ttl, &attr, generation, fh, flags),
         }
-        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        opened(reply, self.0.open(Ino(ino.0)), flags);
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (ino, flags) = (Ino(ino.0), convert::open_flags(flags.0));
+        let handle = match self.overlay.open(&caller(request, "open"), ino, flags) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(convert::errno(&error)),
+        };
+        let fh = FileHandle(handle.0);
+        match self.way(ino, handle, flags, |file| reply.open_backing(file)) {
+            Way::Passthrough(backing) => {
+                reply.opened_passthrough(fh, FopenFlags::FOPEN_NOFLUSH, &backing);
+            }
+            Way::Keep => {
+                reply.opened(fh, FopenFlags::FOPEN_NOFLUSH | FopenFlags::FOPEN_KEEP_CACHE);
+            }
+            Way::Drop => reply.opened(fh, FopenFlags::FOPEN_NOFLUSH),
+        }
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let handle = Handle(fh.0);
+        let dropped = if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            self.overlay.drop_privileges_of(&caller(request, "write"), handle)
+        } else {
+            Ok(())
+        };
+        written(reply, dropped.and_then(|()| self.overlay.write(handle, offset, data)));
     }
 
     fn read(
@@ -114,7 +338,7 @@ impl Filesystem for Bridge {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        answer(reply, self.0.read(Handle(fh.0), offset, size as usize));
+        answer(reply, self.overlay.read(Handle(fh.0), offset, size as usize));
     }
 
     fn lseek(
@@ -131,7 +355,7 @@ impl Filesystem for Bridge {
             (SEEK_HOLE, Ok(offset)) => SeekFrom::Hole(offset),
             _ => return reply.error(Errno::EINVAL),
         };
-        match self.0.seek(Handle(fh.0), to) {
+        match self.overlay.seek(Handle(fh.0), to) {
             Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
             Err(error) => reply.error(convert::errno(&error)),
         }
@@ -141,31 +365,32 @@ impl Filesystem for Bridge {
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        done(reply, self.overlay.sync(Handle(fh.0), data_only));
     }
 
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsyncdir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
+        done(reply, self.overlay.sync_dir(Handle(fh.0)));
     }
 
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.release(Handle(fh.0));
+        self.overlay.release(Handle(fh.0));
+        self.modes.release(Ino(ino.0));
         reply.ok();
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
-        opened(reply, self.0.open_dir(Ino(ino.0)), flags);
+        opened(reply, self.overlay.open_dir(Ino(ino.0)), flags);
     }
 
     fn readdir(
@@ -176,7 +401,7 @@ impl Filesystem for Bridge {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.0.read_dir(Handle(fh.0), offset, |name, ino, kind, next| {
+        let listed = self.overlay.read_dir(Handle(fh.0), offset, |name, ino, kind, next| {
             control(reply.add(INodeNo(ino.0), next, convert::kind(kind), name))
         });
         match listed {
@@ -194,23 +419,23 @@ impl Filesystem for Bridge {
         mut reply: ReplyDirectoryPlus,
     ) {
         let parent = Ino(ino.0);
-        let listed = self.0.read_dir(Handle(fh.0), offset, |name, ino, kind, next| {
+        let listed = self.overlay.read_dir(Handle(fh.0), offset, |name, ino, kind, next| {
             // The kernel neither counts nor uses what it is told about these two.
             let dot = name == "." || name == "..";
-            let found = if dot { None } else { Some(self.0.lookup(parent, name)) };
+            let found = if dot { None } else { Some(self.overlay.lookup(parent, name)) };
             let (attr, ttl) = match found {
-                None => (convert::only(ino, kind), FOR_EVER),
-                Some(Ok(found)) => (convert::attr(&found), FOR_EVER),
+                None => (convert::only(ino, kind), self.ttl),
+                Some(Ok(found)) => (convert::attr(&found), self.ttl),
                 Some(Err(Error::NoEntry)) => return control(false),
                 // It is listed nevertheless; whoever looks at it asks again, and gets the error.
                 Some(Err(_)) => {
-                    self.0.count(ino);
+                    self.overlay.count(ino);
                     (convert::only(ino, kind), Duration::ZERO)
                 }
             };
             let full = reply.add(attr.ino, next, name, &ttl, &attr, Generation(0));
             if full && !dot {
-                self.0.forget(Ino(attr.ino.0), 1);
+                self.overlay.forget(Ino(attr.ino.0), 1);
             }
             control(full)
         });
@@ -221,23 +446,23 @@ impl Filesystem for Bridge {
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.0.release_dir(Handle(fh.0));
+        self.overlay.release_dir(Handle(fh.0));
         reply.ok();
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        match self.0.space() {
+        match self.overlay.space() {
             Ok(space) => convert::space(reply, &space),
             Err(error) => reply.error(convert::errno(&error)),
         }
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        convert::attribute(reply, self.0.xattr(Ino(ino.0), name), size);
+        convert::attribute(reply, self.overlay.xattr(Ino(ino.0), name), size);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        convert::attribute(reply, self.0.xattrs(Ino(ino.0), request.uid() == 0), size);
+        convert::attribute(reply, self.overlay.xattrs(Ino(ino.0), request.uid() == 0), size);
     }
 
     fn ioctl(
@@ -254,24 +479,85 @@ impl Filesystem for Bridge {
         reply.error(Errno::ENOTTY);
     }
 
-    refused! {
-        setattr(INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>,
-            Option<TimeOrNow>, Option<SystemTime>, Option<FileHandle>, Option<SystemTime>,
-            Option<SystemTime>, Option<SystemTime>, Option<BsdFileFlags>) -> ReplyAttr;
-        mknod(INodeNo, &OsStr, u32, u32, u32) -> ReplyEntry;
-        mkdir(INodeNo, &OsStr, u32, u32) -> ReplyEntry;
-        unlink(INodeNo, &OsStr) -> ReplyEmpty;
-        rmdir(INodeNo, &OsStr) -> ReplyEmpty;
-        symlink(INodeNo, &OsStr, &Path) -> ReplyEntry;
-        rename(INodeNo, &OsStr, INodeNo, &OsStr, RenameFlags) -> ReplyEmpty;
-        link(INodeNo, INodeNo, &OsStr) -> ReplyEntry;
-        create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate;
-        write(INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>) -> ReplyWrite;
-        fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty;
-        copy_file_range(INodeNo, FileHandle, u64, INodeNo, FileHandle, u64, u64, CopyFileRangeFlags)
-            -> ReplyWrite;
-        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty;
-        removexattr(INodeNo, &OsStr) -> ReplyEmpty;
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        let flags = XattrFlags::from_bits_truncate(flags.cast_unsigned());
+        let caller = caller(request, "setxattr");
+        done(reply, self.overlay.set_xattr(&caller, Ino(ino.0), name, value, flags));
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let caller = caller(request, "removexattr");
+        done(reply, self.overlay.remove_xattr(&caller, Ino(ino.0), name));
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+        done(reply, self.overlay.allocate(Handle(fh.0), mode, offset, length));
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        from: FileHandle,
+        from_at: u64,
+        _: INodeNo,
+        to: FileHandle,
+        to_at: u64,
+        length: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The reply has 32 bits for the length.
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
+        let (from, to) = ((Handle(from.0), from_at), (Handle(to.0), to_at));
+        written(reply, self.overlay.copy_range(from, to, length));
+    }
+}
+
+fn entry(reply: ReplyEntry, ttl: &Duration, found: Result<Attr>) {
+    match found {
+        Ok(attr) => reply.entry(ttl, &convert::attr(&attr), Generation(0)),
+        Err(error) => reply.error(convert::errno(&error)),
+    }
+}
+
+fn attributes(reply: ReplyAttr, ttl: &Duration, attr: Result<Attr>) {
+    match attr {
+        Ok(attr) => reply.attr(ttl, &convert::attr(&attr)),
+        Err(error) => reply.error(convert::errno(&error)),
+    }
+}
+
+fn done(reply: ReplyEmpty, done: Result<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(convert::errno(&error)),
+    }
+}
+
+fn written(reply: ReplyWrite, written: Result<usize>) {
+    match written {
+        Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
+        Err(error) => reply.error(convert::errno(&error)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
@@ -9,7 +10,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::geteuid;
 
 use super::Bridge;
-use crate::{Flag, MountOptions, Overlay};
+use crate::{Access, Flag, MountOptions, Overlay, Writing};
 
 /// Two, so that one that waits for a disk holds nobody up; not many, since each has a buffer of 16 MiB,
 /// of which it uses a page as long as nobody writes.
@@ -20,6 +21,7 @@ const THREADS: (usize, usize) = (2, 8);
 pub struct Mounted {
     session: Session<Bridge>,
     target: PathBuf,
+    overlay: Arc<Overlay>,
 }
 
 /// Ends a mount from another thread.
@@ -44,29 +46,41 @@ pub enum Unmounted {
 /// Those of mount(2), or of fusermount3 where mount(2) is not allowed.
 pub fn mount(overlay: Overlay, target: &Path, options: &MountOptions) -> io::Result<Mounted> {
     let target = target.canonicalize()?;
+    let read_only = overlay.is_read_only() || options.writing == Writing::No;
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::RO,
+        if read_only { MountOption::RO } else { MountOption::RW },
         MountOption::DefaultPermissions,
         MountOption::FSName(options.source.clone()),
+        // Not as `Subtype`, which mount(2) is not told of.
+        MountOption::CUSTOM(format!("subtype={}", options.subtype)),
     ];
+    let context = options.context.iter().map(|context| format!("context=\"{context}\""));
+    config.mount_options.extend(context.map(MountOption::CUSTOM));
     config.mount_options.extend(options.flags.iter().map(|flag| match flag {
         Flag::NoDev => MountOption::NoDev,
         Flag::NoSuid => MountOption::NoSuid,
         Flag::NoExec => MountOption::NoExec,
         Flag::NoAtime => MountOption::NoAtime,
+        Flag::Sync => MountOption::Sync,
     }));
     let root = geteuid().is_root();
     // What fuser forbids unless told otherwise, and what only root may allow.
     let allowed = [(Flag::NoDev, MountOption::Dev), (Flag::NoSuid, MountOption::Suid)];
     let allowed = allowed.into_iter().filter(|(flag, _)| root && !options.flags.contains(flag));
     config.mount_options.extend(allowed.map(|(_, option)| option));
-    let everybody = options.allow_other || root;
-    config.acl = if everybody { SessionACL::All } else { SessionACL::Owner };
+    config.acl = match options.access {
+        Access::Mounter if !root => SessionACL::Owner,
+        Access::Mounter | Access::Everybody => SessionACL::All,
+        Access::MounterAndRoot => SessionACL::RootAndOwner,
+    };
     let (least, most) = THREADS;
-    config.n_threads = Some(available_parallelism().map_or(least, usize::from).clamp(least, most));
-    let session = Session::new(Bridge(overlay), &target, &config)?;
-    Ok(Mounted { session, target })
+    let threads = || available_parallelism().map_or(least, usize::from).clamp(least, most);
+    config.n_threads = Some(options.threads.unwrap_or_else(threads));
+    let overlay = Arc::new(overlay);
+    let bridge = Bridge::new(Arc::clone(&overlay), root, options);
+    let session = Session::new(bridge, &target, &config)?;
+    Ok(Mounted { session, target, overlay })
 }
 
 impl Mounted {
@@ -76,9 +90,18 @@ impl Mounted {
         Unmounter { session, target: self.target.clone() }
     }
 
+    /// Returns what is served.
+    pub fn overlay(&self) -> Arc<Overlay> {
+        Arc::clone(&self.overlay)
+    }
+
     /// Serves the view until it is unmounted, by whomever.
     pub fn serve(self) -> io::Result<()> {
-        self.session.run()
+        match self.session.run() {
+            // It ended while a thread took a request from the kernel.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+            ended => ended,
+        }
     }
 }
 

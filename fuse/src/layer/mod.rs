@@ -1,18 +1,37 @@
 //! What a layer is to the rules: its root directory, and what can be asked of a directory.
 
+mod at;
+mod claim;
 mod dir;
+mod in_use;
 mod open;
+mod place;
+mod stat;
+mod write;
 
 use std::ffi::OsStr;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::StatVfs;
 use rustix::io;
 
+pub(crate) use at::At;
+pub(crate) use dir::{HostDir, Pool};
+pub(crate) use write::{Moved, move_dirs};
+
 pub use crate::name::Name;
-pub use open::{Refused, open_lowers};
+pub use crate::sys::FileHandle;
+pub use claim::{Claim, Holder, Role, Unclaimable, claim};
+pub use in_use::in_use;
+pub use open::{Layers, Refused, open_layers};
+
+/// Returns the attributes of an open file.
+pub(crate) fn stat_of(file: impl AsFd) -> io::Result<Stat> {
+    dir::stat(file, OsStr::new(""))
+}
 
 /// A directory of a layer. Names are single components, so nothing outside the layer can be reached.
 pub trait LayerDir: Debug + Send + Sync {
@@ -28,6 +47,10 @@ pub trait LayerDir: Debug + Send + Sync {
     fn read_link(&self, name: &Name) -> io::Result<Vec<u8>>;
     /// Opens the file `name` for reading.
     fn open(&self, name: &Name) -> io::Result<File>;
+    /// Returns a handle of the file `name`, which reads nothing but keeps the file itself.
+    fn pin(&self, name: &Name) -> io::Result<OwnedFd>;
+    /// Returns what the file system knows `name` by, or the directory itself.
+    fn handle(&self, name: Option<&Name>) -> io::Result<FileHandle>;
     /// Returns an extended attribute of `name`, or of the directory itself.
     fn xattr(&self, name: Option<&Name>, attribute: &OsStr) -> io::Result<Vec<u8>>;
     /// Returns the names of all extended attributes, each ended by a zero byte.
@@ -53,6 +76,20 @@ pub enum Kind {
     Fifo,
     /// A unix socket.
     Socket,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Symlink => "symlink",
+            Self::CharDevice => "character device",
+            Self::BlockDevice => "block device",
+            Self::Fifo => "named pipe",
+            Self::Socket => "socket",
+        })
+    }
 }
 
 /// A name as a directory's listing has it.
@@ -97,6 +134,8 @@ pub struct Stat {
     pub modified: Time,
     /// Time of the last change of anything.
     pub changed: Time,
+    /// True if the file is immutable or may only be appended to, so that nobody may remove or rename it.
+    pub locked: bool,
 }
 
 /// Seconds since 1970, which may be negative, and nanoseconds after that.

@@ -8,7 +8,10 @@ use rustix::io::{self, Errno};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::LayerDir;
-use super::dir::{HostDir, Pool};
+use super::{HostDir, Pool, Unclaimable, claim};
+use crate::origin::FileSystem;
+use crate::sys::file_system_uuid;
+use crate::upper::Upper;
 
 /// The kernel's limit.
 const MOST: usize = 500;
@@ -33,26 +36,83 @@ pub enum Refused {
     /// One is given twice, or lies in another.
     #[error("lower directories {} and {} are one, or one lies in the other", .0.display(), .1.display())]
     Overlap(PathBuf, PathBuf),
+    /// The upper or the work directory cannot be used.
+    #[error(transparent)]
+    Upper(#[from] Unclaimable),
+    /// The work directory cannot be emptied, or nothing can be made in it.
+    #[error("work directory {}: {source}", path.display())]
+    Work {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// One lies below the mount point, or the mount point in it.
     #[error("lower directory {} and the mount point {} are one, or one lies in the other", .0.display(), .1.display())]
     Nested(PathBuf, PathBuf),
 }
 
-/// Opens the lower directories of a mount on `target`, given from the topmost down. They are open before
-/// anything is mounted, so the view never looks through itself.
+/// The layers of a mount.
+#[derive(Debug)]
+pub struct Layers {
+    pub(crate) lowers: Vec<Arc<dyn LayerDir>>,
+    pub(crate) upper: Option<Upper>,
+    pub(crate) systems: Vec<FileSystem>,
+}
+
+impl Layers {
+    /// Returns the upper, to set it up.
+    pub fn upper(&mut self) -> Option<&mut Upper> {
+        self.upper.as_mut()
+    }
+}
+
+/// Opens the layers of a mount on `target`: lower directories, from the topmost down, and perhaps an upper with
+/// its work directory. They are open before anything is mounted, so the view never looks through itself.
 ///
 /// # Errors
 /// Says which directory cannot be used, and why.
-pub fn open_lowers(paths: &[PathBuf], target: &Path) -> Result<Vec<Arc<dyn LayerDir>>, Refused> {
+pub fn open_layers(
+    lowers: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    target: &Path,
+) -> Result<Layers, Refused> {
+    let pool = Arc::default();
+    let roots = open_lowers(lowers, target, &pool)?;
+    let systems = roots.iter().filter_map(|root| file_system(root).ok()).collect();
+    let upper = upper.map(|(upper, work)| {
+        let claim = claim(upper, work, lowers, target)?;
+        let refused = |errno: Errno| Refused::Work { path: work.to_owned(), source: errno.into() };
+        Upper::open(claim, &pool).map_err(refused)
+    });
+    let lowers = roots.into_iter().map(|root| root as Arc<dyn LayerDir>).collect();
+    Ok(Layers { lowers, upper: upper.transpose()?, systems })
+}
+
+/// Finds out what is needed to name files of a layer; without it they have no origin.
+fn file_system(root: &HostDir) -> io::Result<FileSystem> {
+    let opened = root.open_self()?;
+    let kind = rustix::fs::fstatfs(&opened)?.f_type;
+    Ok(FileSystem { id: root.stat()?.fs, kind, uuid: file_system_uuid(&opened).ok() })
+}
+
+/// Opens the lower directories.
+///
+/// # Errors
+/// Says which directory cannot be used, and why.
+fn open_lowers(
+    paths: &[PathBuf],
+    target: &Path,
+    pool: &Arc<Pool>,
+) -> Result<Vec<Arc<HostDir>>, Refused> {
     if paths.is_empty() {
         return Err(Refused::None);
     }
     if paths.len() > MOST {
         return Err(Refused::TooMany(paths.len()));
     }
-    let pool = Arc::default();
     let mut resolved: Vec<PathBuf> = Vec::new();
-    let mut layers: Vec<Arc<dyn LayerDir>> = Vec::new();
+    let mut layers: Vec<Arc<HostDir>> = Vec::new();
     for path in paths {
         let refused = |source: std::io::Error| Refused::Open { path: path.clone(), source };
         let real = path.canonicalize().map_err(refused)?;
@@ -62,7 +122,7 @@ pub fn open_lowers(paths: &[PathBuf], target: &Path) -> Result<Vec<Arc<dyn Layer
         if overlap(&real, target) {
             return Err(Refused::Nested(real, target.to_owned()));
         }
-        layers.push(Arc::new(open(&real, &pool).map_err(|errno| refused(errno.into()))?));
+        layers.push(Arc::new(open(&real, pool).map_err(|errno| refused(errno.into()))?));
         resolved.push(real);
     }
     Ok(layers)
@@ -85,7 +145,7 @@ fn open(path: &Path, pool: &Arc<Pool>) -> io::Result<HostDir> {
         Err(Errno::PERM | Errno::INVAL | Errno::NOSYS) => fd,
         Err(error) => return Err(error),
     };
-    let root = HostDir::Root { fd: Arc::new(fd), pool: Arc::clone(pool) };
+    let root = HostDir::root(fd, pool);
     // By way of /proc marks are read; without it they would seem not to be there.
     let (by_path, flags) = (root.path(None)?, AtFlags::SYMLINK_NOFOLLOW);
     rustix::fs::statx(CWD, &by_path.path, flags, StatxFlags::TYPE)?;

@@ -1,15 +1,16 @@
 //! Three ways to look at the same layers: the kernel's overlayfs, a FUSE mount, and the engine itself.
 
 use std::path::{Path, PathBuf};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
-use overstream_fuse::bridge::{self, Unmounter};
-use overstream_fuse::layer::open_lowers;
-use overstream_fuse::{Format, MountOptions, Overlay};
+use overstream_fuse::layer::open_layers;
+use overstream_fuse::{Format, Overlay};
 use overstream_testkit::{Scratch, limit, require_fuse, require_root};
+
+pub(super) use crate::served::Served;
 
 /// Runs a test as root, in a directory of its own, for at most a minute.
 pub(super) fn with_scratch(body: impl FnOnce(&Scratch) + Send + 'static) {
@@ -26,13 +27,6 @@ pub(super) struct Layers {
 
 /// A mount of the kernel's overlayfs; dropping it unmounts it.
 pub(super) struct Kernel(PathBuf);
-
-/// A served view; dropping it unmounts it.
-pub(super) struct Served {
-    path: PathBuf,
-    unmounter: Unmounter,
-    server: Option<JoinHandle<()>>,
-}
 
 impl Layers {
     /// Makes `count` empty layers.
@@ -81,18 +75,14 @@ impl Layers {
 
     /// Makes a view of the layers in this process.
     pub(super) fn overlay(&self, format: Format) -> Overlay {
-        let layers = open_lowers(&self.dirs(), Path::new("/nowhere")).unwrap();
-        Overlay::new(layers, format).unwrap()
+        let layers = open_layers(&self.dirs(), None, Path::new("/nowhere")).unwrap();
+        Overlay::new(layers, format)
     }
 
     /// Serves a view of the layers through FUSE.
     pub(super) fn served(&self, format: Format) -> Served {
         let path = self.target("fuse");
-        let overlay = self.overlay(format);
-        let mut mounted = bridge::mount(overlay, &path, &MountOptions::default()).unwrap();
-        let unmounter = mounted.unmounter();
-        let server = thread::spawn(move || mounted.serve().unwrap());
-        Served { path, unmounter, server: Some(server) }
+        Served::new(self.overlay(format), path)
     }
 }
 
@@ -102,22 +92,8 @@ impl Kernel {
     }
 }
 
-impl Served {
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
 impl Drop for Kernel {
     fn drop(&mut self) {
         umount2(&self.0, MntFlags::MNT_DETACH).ok();
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.unmounter.unmount().expect("unmount a view");
-        let ended = self.server.take().expect("a server").join();
-        assert!(ended.is_ok() || thread::panicking());
     }
 }

@@ -10,8 +10,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use overstream_fuse::{Error, Format, Ino};
+use overstream_testkit::facts::{assert_same, read};
 
-use super::facts::{assert_same, mounted, of_engine};
+use super::facts::of_engine;
 use super::frame::{Layers, with_scratch};
 
 /// SEMANTICS O10
@@ -27,9 +28,9 @@ fn names_of_all_kinds_agree_with_the_kernel() {
         }
         fs::write(layers.dir(1).join("file"), "not deleted by .wh.file").unwrap();
         let too_long = ["x".repeat(256)];
-        let kernel = mounted(layers.kernel(Format::Trusted).path(), &too_long);
+        let kernel = read(layers.kernel(Format::Trusted).path(), &too_long);
         assert_eq!(kernel.len(), 1 + names.len() + 1 + 1);
-        assert_same(&kernel, &mounted(layers.served(Format::Trusted).path(), &too_long));
+        assert_same(&kernel, &read(layers.served(Format::Trusted).path(), &too_long));
         let links = of_engine(&layers.overlay(Format::Trusted), &too_long);
         assert_same(&kernel, &links);
     });
@@ -50,8 +51,8 @@ fn a_symlink_that_leads_outside_is_only_a_symlink() {
             fs::create_dir(layers.dir(1).join(name)).unwrap();
             fs::write(layers.dir(1).join(name).join("hostname"), "of the layer").unwrap();
         }
-        let kernel = mounted(layers.kernel(Format::Trusted).path(), &[]);
-        assert_same(&kernel, &mounted(layers.served(Format::Trusted).path(), &[]));
+        let kernel = read(layers.kernel(Format::Trusted).path(), &[]);
+        assert_same(&kernel, &read(layers.served(Format::Trusted).path(), &[]));
         let overlay = layers.overlay(Format::Trusted);
         for name in ["abs", "up", "self", "proc"] {
             let link = overlay.lookup(Ino::ROOT, name.as_ref()).unwrap();
@@ -94,9 +95,9 @@ fn what_is_mounted_inside_a_layer_is_not_shown() {
         let tmpfs = Some("tmpfs");
         nix::mount::mount(tmpfs, &inner, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
         fs::write(inner.join("mounted"), "").unwrap();
-        let kernel = mounted(layers.kernel(Format::Trusted).path(), &[]);
+        let kernel = read(layers.kernel(Format::Trusted).path(), &[]);
         assert!(kernel.contains_key(Path::new("inner/below")));
-        assert_same(&kernel, &mounted(layers.served(Format::Trusted).path(), &[]));
+        assert_same(&kernel, &read(layers.served(Format::Trusted).path(), &[]));
     });
 }
 

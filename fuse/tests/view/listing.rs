@@ -8,8 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use overstream_fuse::{Format, Ino};
-use rustix::fs::{RawDir, SeekFrom};
+use rustix::fs::{OFlags, RawDir, SeekFrom};
 
+use super::facts::NOBODY;
 use super::frame::{Layers, with_scratch};
 
 /// Entries of all layers together.
@@ -187,7 +188,7 @@ fn lookups_and_forgets_of_many_threads_balance() {
                 let name = ((step * 7 + seed * 13) % 40).to_string();
                 let ino = overlay.lookup(Ino::ROOT, name.as_ref()).unwrap().ino;
                 assert_eq!(overlay.attr(ino).unwrap().stat.size, 1);
-                let handle = overlay.open(ino).unwrap();
+                let handle = overlay.open(&NOBODY, ino, OFlags::RDONLY).unwrap();
                 overlay.forget(ino, 1);
                 assert_eq!(overlay.read(handle, 0, 10).unwrap(), b"x");
                 overlay.release(handle);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::MsFlags;
 use overstream_fuse::Format;
-use overstream_fuse::layer::{Refused, open_lowers};
+use overstream_fuse::layer::{Refused, open_layers};
 
 use super::frame::{Layers, with_scratch};
 
@@ -64,7 +64,7 @@ fn layers_that_overlap_are_refused() {
         let (inner, target) = (scratch.dir("one/inner"), scratch.dir("two/target"));
         let refused = |lowers: &[&PathBuf], target: &Path| {
             let lowers: Vec<_> = lowers.iter().map(|lower| (*lower).clone()).collect();
-            open_lowers(&lowers, target).map(drop).unwrap_err()
+            open_layers(&lowers, None, target).map(drop).unwrap_err()
         };
         let away = Path::new("/nowhere");
         symlink(&one, scratch.join("alias")).unwrap();

@@ -2,8 +2,9 @@
 
 use overstream_fuse::Format;
 use overstream_testkit::Scratch;
+use overstream_testkit::facts::{Tree, assert_same, read};
 
-use super::facts::{Tree, assert_same, mounted, of_engine};
+use super::facts::of_engine;
 use super::frame::{Layers, with_scratch};
 use super::made::{ALL, Made, PLAIN};
 
@@ -35,13 +36,13 @@ fn agrees(scratch: &Scratch, count: usize, of: &[Made], format: Format) {
     let layers = Layers::new(scratch, &format!("{count}-{format:?}"), count);
     let names = all_stacks(&layers, count, of, format);
     assert_eq!(names.len(), of.len().pow(u32::try_from(count).unwrap()));
-    let kernel = mounted(layers.kernel(format).path(), &names);
+    let kernel = read(layers.kernel(format).path(), &names);
     assert!(kernel.len() > names.len());
     assert_same(&kernel, &alike(of_engine(&layers.overlay(format), &names), count));
     // Twice, since the second time the kernel answers much of it from its caches.
     let served = layers.served(format);
     for _ in 0..2 {
-        assert_same(&kernel, &alike(mounted(served.path(), &names), count));
+        assert_same(&kernel, &alike(read(served.path(), &names), count));
     }
 }
 
@@ -50,7 +51,7 @@ fn alike(mut tree: Tree, count: usize) -> Tree {
     if count == 1
         && let Some(Ok(root)) = tree.get_mut(std::path::Path::new(""))
     {
-        root.merged();
+        root.links = 1;
     }
     tree
 }
@@ -99,9 +100,9 @@ fn many_layers_agree_with_the_kernel() {
             );
             Made::File.make(&layers.dir(layer).join("every"), layer, Format::Trusted);
         }
-        let kernel = mounted(layers.kernel(Format::Trusted).path(), &[]);
+        let kernel = read(layers.kernel(Format::Trusted).path(), &[]);
         assert!(kernel.len() > 3 * 128);
         assert_same(&kernel, &of_engine(&layers.overlay(Format::Trusted), &[]));
-        assert_same(&kernel, &mounted(layers.served(Format::Trusted).path(), &[]));
+        assert_same(&kernel, &read(layers.served(Format::Trusted).path(), &[]));
     });
 }

@@ -7,11 +7,11 @@
 mod calls;
 mod import;
 mod inspect;
-mod machine;
+pub(crate) mod machine;
 mod memory;
-mod report;
+pub(crate) mod report;
 mod start;
-mod stats;
+pub(crate) mod stats;
 mod syscalls;
 mod world;
 
@@ -21,6 +21,7 @@ pub use report::Report;
 
 use crate::Scratch;
 use world::World;
+pub(crate) use world::quiet_within;
 
 /// What to measure with.
 #[derive(Clone, Debug)]

@@ -9,6 +9,8 @@ mod command;
 mod containerd;
 mod cri;
 mod daemon;
+pub mod facts;
+pub mod fusebench;
 pub mod image;
 mod limit;
 mod listing;

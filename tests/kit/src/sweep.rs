@@ -42,6 +42,11 @@ pub(crate) fn processes_of(scratch: &Path) -> Vec<u32> {
     }
 }
 
+/// Returns the ids of the running processes whose environment holds `variable`, `NAME=VALUE`.
+pub(crate) fn processes_with(variable: &[u8]) -> Vec<u32> {
+    running().filter(|pid| parent(*pid).is_some() && carries(*pid, variable)).collect()
+}
+
 /// Kills the processes of `scratch` until there are none.
 pub(crate) fn kill_processes_of(scratch: &Path) {
     let gone = holds_within(Duration::from_secs(10), || {

@@ -12,8 +12,16 @@ use nix::sys::stat::{major, minor};
 use super::{Settings, stats};
 use crate::{Scratch, run};
 
-/// Describes the machine in one line.
+/// Describes the machine and both parties in one line.
 pub(super) fn describe(scratch: &Scratch, settings: &Settings) -> String {
+    let containerd = run(Command::new("containerd").arg("--version")).ok().text();
+    let version = run(Command::new(&settings.binary).arg("--version")).ok().text();
+    let containerd = containerd.split_whitespace().skip(1).collect::<Vec<_>>().join(" ");
+    format!("{}; {version}; {containerd}", hardware(scratch))
+}
+
+/// Describes the machine in one line.
+pub(crate) fn hardware(scratch: &Scratch) -> String {
     let first = |file: &str, key: &str| {
         let text = fs::read_to_string(file).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
@@ -21,16 +29,13 @@ pub(super) fn describe(scratch: &Scratch, settings: &Settings) -> String {
     };
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let containerd = run(Command::new("containerd").arg("--version")).ok().text();
-    let version = run(Command::new(&settings.binary).arg("--version")).ok().text();
     format!(
-        "Linux {}, {cpus} x {}, {} of memory, {}, 4 KiB write + fdatasync {:.2} ms (median); {version}; {}",
+        "Linux {}, {cpus} x {}, {} of memory, {}, 4 KiB write + fdatasync {:.2} ms (median)",
         kernel.trim(),
         first("/proc/cpuinfo", "model name"),
         first("/proc/meminfo", "MemTotal"),
         file_system(scratch.path()),
         sync_time(scratch) * 1e3,
-        containerd.split_whitespace().skip(1).collect::<Vec<_>>().join(" "),
     )
 }
 

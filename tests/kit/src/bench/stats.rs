@@ -5,42 +5,42 @@ const RESAMPLES: usize = 10_000;
 
 /// A ratio with the interval that holds it with 95 % confidence.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ratio {
-    pub(super) value: f64,
-    pub(super) low: f64,
-    pub(super) high: f64,
+pub(crate) struct Ratio {
+    pub(crate) value: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
 }
 
 /// A small generator of random numbers (splitmix64): same seed, same sequence.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
 
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).expect("below a usize")
     }
 }
 
 /// Nearest-rank quantile; `q` of 0.5 is the median for odd counts.
-pub(super) fn quantile(values: &[f64], q: f64) -> f64 {
+pub(crate) fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = (q * (sorted.len() as f64 - 1.0)).round();
     sorted[rank as usize]
 }
 
-pub(super) fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     let middle = sorted.len() / 2;
     let (low, &mut upper, _) = sorted.select_nth_unstable_by(middle, f64::total_cmp);
@@ -49,7 +49,7 @@ pub(super) fn median(values: &[f64]) -> f64 {
 }
 
 /// Ratio of the medians of two paired series, with a percentile bootstrap over the pairs.
-pub(super) fn ratio(ours: &[f64], theirs: &[f64]) -> Ratio {
+pub(crate) fn ratio(ours: &[f64], theirs: &[f64]) -> Ratio {
     let count = ours.len().min(theirs.len());
     let mut random = Random::new(42);
     let (mut some_ours, mut some_theirs) = (vec![0.0; count], vec![0.0; count]);

@@ -68,8 +68,13 @@ pub(super) fn pairs(what: &str, pairs: usize, mut once: impl FnMut(Side, usize))
 
 /// Writes back what is dirty, then waits a little for the CPUs to be idle.
 pub(super) fn quiet() {
+    quiet_within(QUIET);
+}
+
+/// As [`quiet`], and waits at most `limit` for the CPUs.
+pub(crate) fn quiet_within(limit: Duration) {
     nix::unistd::sync();
-    holds_within(QUIET, || {
+    holds_within(limit, || {
         let before = busy();
         std::thread::sleep(Duration::from_millis(50));
         busy() - before <= 3

@@ -1,0 +1,484 @@
+//! A file of the view, and where the layers have it.
+//!
+//! Locks, in the order in which they are taken: rank 1, the names of directories (two of them in the order of
+//! their addresses); rank 2, the copy-up of one file; rank 3, where one file lies, held while its name
+//! is used. Rank 1 and 2 may be held across system calls, so that one directory or file waits, never all.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
+
+use rustix::fs::OFlags;
+use rustix::io::{self, Errno};
+
+use crate::errno::{Context, Result};
+use crate::format::Format;
+use crate::inode::Ino;
+use crate::known::Known;
+use crate::layer::{At, HostDir, LayerDir, Name, Stat};
+use crate::xattr;
+
+/// As many names of one file are remembered; others are found again when they are looked up.
+const KNOWN_NAMES: usize = 4;
+
+/// What a file is on its file system, whatever its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RealId {
+    fs: (u32, u32),
+    number: u64,
+}
+
+impl RealId {
+    /// Returns that of a file with these attributes.
+    pub(crate) fn of(stat: &Stat) -> Self {
+        Self { fs: stat.fs, number: stat.number }
+    }
+}
+
+/// A file of the view.
+#[derive(Clone, Debug)]
+pub(crate) enum Node {
+    /// A directory.
+    Directory(Arc<Dir>),
+    /// Anything else.
+    Leaf(Arc<Leaf>),
+}
+
+/// A directory of the view.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    /// Its number.
+    pub(crate) ino: Ino,
+    /// The lower directories that show through it, from the topmost down.
+    pub(crate) lowers: Box<[Arc<dyn LayerDir>]>,
+    ids: Ids,
+    /// `None` for the root. Rank 3.
+    place: RwLock<Option<(Arc<Dir>, Name)>>,
+    upper: OnceLock<Arc<HostDir>>,
+    /// Rank 1: for reading while names are looked up, for writing while they change.
+    names: RwLock<()>,
+    /// Rank 2.
+    copying: Mutex<()>,
+    gone: AtomicBool,
+    impure: Known,
+}
+
+/// A file of any type save directory.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    /// Its number.
+    pub(crate) ino: Ino,
+    ids: Ids,
+    /// Rank 3.
+    place: RwLock<Place>,
+    /// Rank 2.
+    copying: Mutex<()>,
+    attributes: Known,
+}
+
+/// Where a leaf lies.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// In a lower layer of `parent`.
+    Lower {
+        /// The directory of the view.
+        parent: Arc<Dir>,
+        /// Which of its lower directories.
+        layer: usize,
+        /// The name.
+        name: Name,
+    },
+    /// In the upper, under one or more names.
+    Upper(Vec<(Arc<Dir>, Name)>),
+    /// Nowhere under a known name.
+    Gone {
+        /// What keeps it.
+        handle: OwnedFd,
+        /// False if it is a lower layer's.
+        upper: bool,
+    },
+}
+
+/// What a file of the view is in the layers.
+#[derive(Debug, Default)]
+struct Ids {
+    lower: Option<RealId>,
+    upper: OnceLock<RealId>,
+}
+
+impl Ids {
+    fn new(lower: Option<RealId>, upper: Option<RealId>) -> Self {
+        Self { lower, upper: upper.map_or_else(OnceLock::new, OnceLock::from) }
+    }
+}
+
+impl Node {
+    /// Returns the number.
+    pub(crate) fn ino(&self) -> Ino {
+        match self {
+            Self::Directory(dir) => dir.ino,
+            Self::Leaf(leaf) => leaf.ino,
+        }
+    }
+
+    /// Tells whether this is the file that a lookup found as `lower` or `upper`. One that is being copied up
+    /// is known by its number.
+    pub(crate) fn is(&self, lower: Option<RealId>, upper: Option<RealId>) -> bool {
+        let ids = match self {
+            Self::Directory(dir) => &dir.ids,
+            Self::Leaf(leaf) => &leaf.ids,
+        };
+        match (upper, ids.upper.get()) {
+            (Some(found), Some(known)) => found == *known,
+            (Some(_), None) => ids.lower.is_some(),
+            (None, _) => lower.is_some() && lower == ids.lower,
+        }
+    }
+
+    /// Tells whether nobody else has a share of it.
+    pub(crate) fn is_sole(&self) -> bool {
+        match self {
+            Self::Directory(dir) => Arc::strong_count(dir) == 1,
+            Self::Leaf(leaf) => Arc::strong_count(leaf) == 1,
+        }
+    }
+
+    /// Returns the numbers of the directories that it is known to lie in.
+    pub(crate) fn parents(&self) -> Vec<Ino> {
+        match self {
+            Self::Directory(dir) => dir.parent().iter().map(|parent| parent.ino).collect(),
+            Self::Leaf(leaf) => match &*leaf.place() {
+                Place::Lower { parent, .. } => vec![parent.ino],
+                Place::Upper(names) => names.iter().map(|(parent, _)| parent.ino).collect(),
+                Place::Gone { .. } => Vec::new(),
+            },
+        }
+    }
+
+    /// Keeps everybody from copying it up, removing or renaming it.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
+        let copying = match self {
+            Self::Directory(dir) => &dir.copying,
+            Self::Leaf(leaf) => &leaf.copying,
+        };
+        copying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns its attributes in the layer that has it.
+    pub(crate) fn stat(&self) -> Result<Stat> {
+        match self {
+            Self::Directory(dir) => dir.stat(),
+            Self::Leaf(leaf) => leaf.stat(),
+        }
+    }
+
+    /// Returns an extended attribute, by its name on disk.
+    pub(crate) fn xattr(&self, format: Format, attribute: &OsStr) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Directory(dir) => dir.top()?.xattr(None, attribute),
+            Self::Leaf(leaf) => leaf.xattr(format, attribute),
+        }
+    }
+
+    /// Returns the names of all extended attributes on disk.
+    pub(crate) fn xattrs(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Directory(dir) => dir.top()?.xattrs(None),
+            Self::Leaf(leaf) => leaf.on(|dir, name| dir.xattrs(Some(name)), |at| at.xattrs()),
+        }
+    }
+
+    /// Does something to the file in the upper, where it has to be.
+    pub(crate) fn in_upper<T>(&self, act: impl FnOnce(At<'_>) -> io::Result<T>) -> io::Result<T> {
+        match self {
+            Self::Directory(dir) => act(At::Directory(dir.upper().ok_or(Errno::STALE)?)),
+            Self::Leaf(leaf) => leaf.in_upper(act),
+        }
+    }
+}
+
+impl Dir {
+    /// The root of the view.
+    pub(crate) fn root(upper: Option<Arc<HostDir>>, lowers: Vec<Arc<dyn LayerDir>>) -> Self {
+        Self::new(Ino::ROOT, None, upper.map(|upper| (upper, None)), (lowers.into(), None))
+    }
+
+    /// The directory at `place`, made of an upper directory, lower ones, or both, each with its identity.
+    pub(crate) fn new(
+        ino: Ino,
+        place: Option<(Arc<Dir>, Name)>,
+        upper: Option<(Arc<HostDir>, Option<RealId>)>,
+        (lowers, lower_id): (Box<[Arc<dyn LayerDir>]>, Option<RealId>),
+    ) -> Self {
+        let (upper, upper_id) = upper.map_or((None, None), |(upper, id)| (Some(upper), id));
+        Self {
+            ino,
+            lowers,
+            ids: Ids::new(lower_id, upper_id),
+            place: RwLock::new(place),
+            upper: upper.map_or_else(OnceLock::new, OnceLock::from),
+            names: RwLock::default(),
+            copying: Mutex::default(),
+            gone: AtomicBool::new(false),
+            impure: Known::default(),
+        }
+    }
+
+    /// Returns its part in the upper, if it has one.
+    pub(crate) fn upper(&self) -> Option<&Arc<HostDir>> {
+        self.upper.get()
+    }
+
+    /// Says that it has been copied up.
+    pub(crate) fn set_upper(&self, upper: Arc<HostDir>, id: RealId) {
+        self.ids.upper.get_or_init(|| id);
+        self.upper.get_or_init(|| upper);
+    }
+
+    /// Returns its topmost part.
+    pub(crate) fn top(&self) -> io::Result<&dyn LayerDir> {
+        let lower = || self.lowers.first().map(|dir| dir.as_ref());
+        self.upper().map(|dir| dir.as_ref() as &dyn LayerDir).or_else(lower).ok_or(Errno::STALE)
+    }
+
+    /// Returns all its parts, from the topmost down.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &dyn LayerDir> {
+        let upper = self.upper().map(|dir| dir.as_ref() as &dyn LayerDir);
+        upper.into_iter().chain(self.lowers.iter().map(|dir| dir.as_ref()))
+    }
+
+    /// Returns its attributes. The links of a directory of several parts are not counted: 1 tells programs
+    /// not to rely on them.
+    pub(crate) fn stat(&self) -> Result<Stat> {
+        let mut stat = self.top().and_then(LayerDir::stat).at("stat")?;
+        if self.is_gone() {
+            stat.links = 0;
+        } else if self.parts().nth(1).is_some() {
+            stat.links = 1;
+        }
+        Ok(stat)
+    }
+
+    /// Returns the directory that it lies in; `None` for the root and for one that is deleted.
+    pub(crate) fn parent(&self) -> Option<Arc<Self>> {
+        self.place().as_ref().map(|(parent, _)| Arc::clone(parent))
+    }
+
+    /// Returns where it lies.
+    pub(crate) fn place(&self) -> RwLockReadGuard<'_, Option<(Arc<Self>, Name)>> {
+        self.place.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says where it lies now.
+    pub(crate) fn set_place(&self, parent: &Arc<Self>, name: &Name) {
+        let place = Some((Arc::clone(parent), name.clone()));
+        let old = std::mem::replace(
+            &mut *self.place.write().unwrap_or_else(PoisonError::into_inner),
+            place,
+        );
+        drop(old);
+    }
+
+    /// Says that it is deleted. It can still be asked what it is.
+    pub(crate) fn set_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+        if let Some(upper) = self.upper() {
+            upper.set_gone();
+        }
+    }
+
+    /// Tells whether it is deleted.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Keeps its names as they are.
+    pub(crate) fn read_names(&self) -> RwLockReadGuard<'_, ()> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps everybody else from its names.
+    pub(crate) fn write_names(&self) -> RwLockWriteGuard<'_, ()> {
+        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whether files in its upper part may have the mark `origin`; `read` reads that once.
+    pub(crate) fn is_impure(&self, read: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        self.impure.get(read)
+    }
+
+    /// Says that it is impure.
+    pub(crate) fn set_impure(&self) {
+        self.impure.set();
+    }
+}
+
+impl Drop for Dir {
+    /// Lets go of the directories above one by one, since there may be more than fit on a stack.
+    fn drop(&mut self) {
+        let mut place = self.place.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        while let Some((parent, _)) = place {
+            let Some(mut parent) = Arc::into_inner(parent) else { return };
+            place = parent.place.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
+}
+
+impl Leaf {
+    /// The file at `place`, with its identities.
+    pub(crate) fn new(
+        ino: Ino,
+        place: Place,
+        lower: Option<RealId>,
+        upper: Option<RealId>,
+    ) -> Self {
+        Self {
+            ino,
+            ids: Ids::new(lower, upper),
+            place: RwLock::new(place),
+            copying: Mutex::default(),
+            attributes: Known::default(),
+        }
+    }
+
+    /// Returns where it lies.
+    pub(crate) fn place(&self) -> RwLockReadGuard<'_, Place> {
+        self.place.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps everybody from using its name.
+    pub(crate) fn write_place(&self) -> RwLockWriteGuard<'_, Place> {
+        self.place.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that it has been copied up.
+    pub(crate) fn set_upper(&self, place: Place, id: RealId) {
+        self.ids.upper.get_or_init(|| id);
+        *self.write_place() = place;
+    }
+
+    /// Tells whether it lies in the upper.
+    pub(crate) fn is_upper(&self) -> bool {
+        self.ids.upper.get().is_some()
+    }
+
+    /// Takes note of a name under which a lookup found it.
+    pub(crate) fn add_name(&self, parent: &Arc<Dir>, name: &Name, lower: Option<usize>) {
+        let news = match (&*self.place(), lower) {
+            (Place::Upper(names), None) => {
+                let known =
+                    names.iter().any(|(dir, known)| Arc::ptr_eq(dir, parent) && known == name);
+                !known && names.len() < KNOWN_NAMES
+            }
+            (Place::Gone { upper, .. }, lower) => *upper == lower.is_none(),
+            _ => false,
+        };
+        if !news {
+            return;
+        }
+        let (parent, name) = (Arc::clone(parent), name.clone());
+        let mut place = self.write_place();
+        match (&mut *place, lower) {
+            (Place::Upper(names), None) => names.push((parent, name)),
+            (Place::Gone { upper: true, .. }, None) => *place = Place::Upper(vec![(parent, name)]),
+            (Place::Gone { upper: false, .. }, Some(layer)) => {
+                *place = Place::Lower { parent, layer, name };
+            }
+            _ => {}
+        }
+    }
+
+    /// Says that it has lost a name; `handle` keeps it, in case this was the last one that is known.
+    pub(crate) fn lose_name(&self, parent: &Arc<Dir>, name: &Name, handle: OwnedFd) {
+        let is_it = |(dir, known): &(Arc<Dir>, Name)| Arc::ptr_eq(dir, parent) && known == name;
+        let mut place = self.write_place();
+        let upper = match &mut *place {
+            Place::Upper(names) => {
+                names.retain(|known| !is_it(known));
+                if !names.is_empty() {
+                    return;
+                }
+                true
+            }
+            Place::Lower { parent: dir, name: known, .. }
+                if Arc::ptr_eq(dir, parent) && known == name =>
+            {
+                false
+            }
+            Place::Lower { .. } | Place::Gone { .. } => return,
+        };
+        *place = Place::Gone { handle, upper };
+    }
+
+    /// Asks the layer that has it: `lower` by directory and name, or `upper`.
+    pub(crate) fn on<T>(
+        &self,
+        lower: impl FnOnce(&dyn LayerDir, &Name) -> io::Result<T>,
+        upper: impl FnOnce(At<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match &*self.place() {
+            Place::Lower { parent, layer, name } => {
+                lower(parent.lowers.get(*layer).ok_or(Errno::STALE)?.as_ref(), name)
+            }
+            Place::Upper(names) => upper(named(names)?),
+            Place::Gone { handle, .. } => upper(At::Handle(handle)),
+        }
+    }
+
+    /// Does something to it in the upper, where it has to be.
+    pub(crate) fn in_upper<T>(&self, act: impl FnOnce(At<'_>) -> io::Result<T>) -> io::Result<T> {
+        match &*self.place() {
+            Place::Upper(names) => act(named(names)?),
+            Place::Gone { handle, upper: true } => act(At::Handle(handle)),
+            Place::Lower { .. } | Place::Gone { .. } => Err(Errno::ROFS),
+        }
+    }
+
+    /// Returns its attributes. A file of a lower layer that has lost its name here has one link less than there.
+    pub(crate) fn stat(&self) -> Result<Stat> {
+        let mut stat =
+            self.on(|dir, name| dir.look(name)?.ok_or(Errno::STALE), |at| at.stat()).at("stat")?;
+        if matches!(&*self.place(), Place::Gone { upper: false, .. }) {
+            stat.links = stat.links.saturating_sub(1);
+        }
+        Ok(stat)
+    }
+
+    /// Returns the target of a symlink.
+    pub(crate) fn read_link(&self) -> Result<Vec<u8>> {
+        self.on(|dir, name| dir.read_link(name), |at| at.read_link()).at("read a symlink")
+    }
+
+    /// Returns an extended attribute; with no system call if it is known that there are none.
+    pub(crate) fn xattr(&self, format: Format, attribute: &OsStr) -> io::Result<Vec<u8>> {
+        let any = self.attributes.get(|| {
+            let names = self.on(|dir, name| dir.xattrs(Some(name)), |at| at.xattrs())?;
+            Ok::<_, Errno>(xattr::copied(format, &names).next().is_some())
+        })?;
+        if !any {
+            return Err(Errno::NODATA);
+        }
+        self.on(|dir, name| dir.xattr(Some(name), attribute), |at| at.xattr(attribute))
+    }
+
+    /// Says that it may have attributes now.
+    pub(crate) fn set_attributes(&self) {
+        self.attributes.set();
+    }
+
+    /// Opens it, in the layer that has it.
+    pub(crate) fn open(&self, flags: OFlags) -> Result<File> {
+        // Should it be a pipe by now, opening it must not wait for a writer.
+        let flags = flags | OFlags::NONBLOCK;
+        self.on(|dir, name| dir.open(name), |at| at.open(flags)).at("open")
+    }
+}
+
+fn named(names: &[(Arc<Dir>, Name)]) -> io::Result<At<'_>> {
+    let (parent, name) = names.first().ok_or(Errno::STALE)?;
+    Ok(At::Name(parent.upper().ok_or(Errno::STALE)?, name))
+}

@@ -1,0 +1,138 @@
+//! Two overlays on the same lower layers: the kernel's, and what is tested.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::MsFlags;
+use overstream_fuse::Format;
+use overstream_testkit::facts::{self, Tree, assert_same};
+use overstream_testkit::{Scratch, run};
+
+use super::frame::{Place, Served, kernel, subject};
+use super::seen::{Eye, assert_clean};
+
+/// Layers to fill before anything is mounted: the upper one, and two lower ones from the topmost down.
+pub(super) struct Layers {
+    pub(super) upper: PathBuf,
+    pub(super) lowers: [PathBuf; 2],
+    pub(super) format: Format,
+}
+
+/// Two overlays with equal layers. All of it lies on one file system, so numbers are comparable.
+pub(super) struct Pair {
+    base: PathBuf,
+    oracle: Side,
+    subject: Side,
+    lowers: Vec<Tree>,
+    eye: Eye,
+}
+
+/// One of the two: where it is, and its mount.
+struct Side {
+    place: Place,
+    served: Box<dyn Served>,
+}
+
+impl Pair {
+    /// Has layers filled and mounts them twice. They are in memory, where copying up waits for no disk.
+    pub(super) fn new(scratch: &Scratch, format: Format, fill: impl FnOnce(&Layers)) -> Self {
+        let base = scratch.dir("layers");
+        let tmpfs = Some("tmpfs");
+        nix::mount::mount(tmpfs, &base, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
+        let make = |name: &str| {
+            fs::create_dir(base.join(name)).unwrap();
+            base.join(name)
+        };
+        let upper = make("oracle-upper");
+        let layers = Layers { upper, lowers: [make("lower-0"), make("lower-1")], format };
+        fill(&layers);
+        settle(&layers, &base, make("first-work"));
+        let copy = base.join("subject-upper");
+        run(Command::new("cp").arg("-a").arg(&layers.upper).arg(&copy)).ok();
+        let place = |upper: PathBuf, work: &str| {
+            let (lowers, work) = (layers.lowers.to_vec(), make(work));
+            Place { lowers, upper, work, format }
+        };
+        let oracle = place(layers.upper.clone(), "oracle-work");
+        let subject = place(copy, "subject-work");
+        let lowers: Vec<_> = layers.lowers.iter().map(|lower| facts::read(lower, &[])).collect();
+        let eye = Eye::new(&lowers);
+        assert_same(&eye.raw(&oracle.upper), &eye.raw(&subject.upper));
+        let (oracle, subject) = (Side::oracle(oracle, &base), Side::subject(subject, &base));
+        Self { base, oracle, subject, lowers, eye }
+    }
+
+    /// Returns where the kernel's overlay is mounted.
+    pub(super) fn oracle(&self) -> &Path {
+        self.oracle.served.path()
+    }
+
+    /// Returns where what is tested is mounted.
+    pub(super) fn subject(&self) -> &Path {
+        self.subject.served.path()
+    }
+
+    /// Panics unless views and uppers are the same. Looks also for the paths in `also`.
+    #[track_caller]
+    pub(super) fn assert_same(&self, also: &[String]) {
+        let [oracle, subject] = [&self.oracle, &self.subject];
+        let view = |side: &Side| self.eye.merged(&*side.served, also);
+        assert_same(&view(oracle), &view(subject));
+        let raw = |side: &Side| self.eye.raw(&side.place.upper);
+        assert_same(&raw(oracle), &raw(subject));
+        [oracle, subject].iter().for_each(|side| assert_clean(&side.place.work, true));
+    }
+
+    /// Unmounts both; panics unless everybody then sees the same in everybody's upper.
+    #[track_caller]
+    pub(super) fn assert_interchangeable(self, also: &[String]) {
+        let Self { base, oracle, subject, lowers, eye } = self;
+        let (oracle, subject) = (oracle.unmounted(), subject.unmounted());
+        for (lower, before) in oracle.lowers.iter().zip(&lowers) {
+            assert_same(before, &facts::read(lower, &[]));
+        }
+        assert_same(&eye.raw(&oracle.upper), &eye.raw(&subject.upper));
+        type Mount = fn(Place, &Path) -> Side;
+        let view = |mount: Mount, place: &Place| {
+            let side = mount(place.clone(), &base);
+            let view = eye.merged(&*side.served, also);
+            side.unmounted();
+            view
+        };
+        let expected = view(Side::oracle, &oracle);
+        assert_same(&expected, &view(Side::oracle, &subject));
+        assert_same(&expected, &view(Side::subject, &oracle));
+        assert_same(&expected, &view(Side::subject, &subject));
+    }
+}
+
+/// Looks at everything once through the kernel's overlay, which marks merged directories the first time that it
+/// meets them. That is then done on both sides.
+fn settle(layers: &Layers, base: &Path, work: PathBuf) {
+    let (lowers, upper) = (layers.lowers.to_vec(), layers.upper.clone());
+    let side = Side::oracle(Place { lowers, upper, work, format: layers.format }, base);
+    facts::read(side.served.path(), &[]);
+    side.served.unmount();
+}
+
+impl Side {
+    fn oracle(place: Place, base: &Path) -> Self {
+        let served = kernel(&place, &base.join("oracle"));
+        Self { place, served }
+    }
+
+    fn subject(place: Place, base: &Path) -> Self {
+        let served = subject(&place, &base.join("subject"));
+        Self { place, served }
+    }
+
+    /// Unmounts it; panics if it leaves anything in its work directory.
+    #[track_caller]
+    fn unmounted(self) -> Place {
+        let is_kernel = self.served.is_kernel();
+        self.served.unmount();
+        assert_clean(&self.place.work, is_kernel);
+        self.place
+    }
+}

@@ -1,0 +1,143 @@
+//! What must be the same on both sides, out of all that can be seen.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
+
+use overstream_testkit::facts::{self, Facts, Tree};
+use rustix::fs::FileType;
+
+use super::frame::Served;
+
+/// Longer than the kernel's coarse clock stands still.
+const TICK: Duration = Duration::from_millis(20);
+
+/// A file's own number, which nobody else need have.
+const OWN: u64 = 0;
+/// A time after the changes began.
+const NOW: (i64, i64) = (i64::MAX, 0);
+/// A time before that.
+const BEFORE: (i64, i64) = (0, 0);
+
+/// Tells what was there before from what is new.
+pub(super) struct Eye {
+    /// Numbers of all files in lower layers.
+    numbers: BTreeSet<u64>,
+    /// When the changes began.
+    begin: (i64, i64),
+}
+
+impl Eye {
+    /// Remembers what there is now.
+    pub(super) fn new(lowers: &[Tree]) -> Self {
+        let numbers =
+            lowers.iter().flat_map(Tree::values).flatten().map(|facts| facts.ino).collect();
+        sleep(TICK);
+        let begin = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        sleep(TICK);
+        let begin = (begin.as_secs().cast_signed(), begin.subsec_nanos().into());
+        Self { numbers, begin }
+    }
+
+    /// Reads a mounted overlay; looks for the paths in `also`, listed or not.
+    #[track_caller]
+    pub(super) fn merged(&self, served: &dyn Served, also: &[String]) -> Tree {
+        let mut tree = facts::read(served.path(), also);
+        if !served.is_kernel() {
+            assert_numbered(&tree);
+        }
+        tree.values_mut().flatten().for_each(|facts| self.compare(facts));
+        tree
+    }
+
+    /// Reads an upper directory as it lies on disk.
+    pub(super) fn raw(&self, upper: &Path) -> Tree {
+        let mut tree = facts::read(upper, &[]);
+        for facts in tree.values_mut().flatten() {
+            self.compare(facts);
+            facts.ino = OWN;
+            if is_whiteout(facts.mode, facts.device) {
+                // One may have many names, so it tells nothing else.
+                (facts.links, facts.owner, facts.mode) = (0, (0, 0), facts.mode & FORMAT);
+                (facts.modified, facts.changed) = (NOW, NOW);
+            }
+            let of_overlay = |name: &OsStr| {
+                let name = name.as_bytes();
+                let bare = name.strip_prefix(b"trusted.overlay.");
+                bare.or_else(|| name.strip_prefix(b"user.overlay.")).map(<[u8]>::to_vec)
+            };
+            facts.xattrs.retain(|name, _| of_overlay(name).is_none_or(|name| name != b"uuid"));
+            for (name, value) in &mut facts.xattrs {
+                // It tells an inode number and a file system.
+                if of_overlay(name).is_some_and(|name| name == b"origin") {
+                    value.clear();
+                }
+            }
+        }
+        tree
+    }
+
+    /// Leaves in the facts what is to be the same on both sides.
+    fn compare(&self, facts: &mut Facts) {
+        if !self.numbers.contains(&facts.ino) {
+            facts.ino = OWN;
+        }
+        if facts.modified >= self.begin {
+            facts.modified = NOW;
+        }
+        // This time cannot be set, so even equal layers differ in it.
+        facts.changed = if facts.changed >= self.begin { NOW } else { BEFORE };
+        // Which blocks a file system has already allocated is its own affair.
+        facts.blocks = 0;
+        if FileType::from_raw_mode(facts.mode) == FileType::Directory {
+            facts.size = 0;
+            // So is what was prepared for something that then failed.
+            facts.changed = BEFORE;
+        }
+        let listing = std::mem::take(&mut facts.listing);
+        facts.listing = listing.into_iter().map(|(name, _, kind)| (name, OWN, kind)).collect();
+    }
+}
+
+/// The bits of a mode that tell the type.
+const FORMAT: u32 = 0o170_000;
+
+/// Tells whether that is how the overlay marks a deleted name.
+pub(super) fn is_whiteout(mode: u32, device: u64) -> bool {
+    FileType::from_raw_mode(mode) == FileType::CharacterDevice && device == 0
+}
+
+/// Panics if a listing gives another number than the file has.
+#[track_caller]
+fn assert_numbered(tree: &Tree) {
+    for (path, facts) in tree {
+        for (name, number, _) in facts.iter().flat_map(|facts| &facts.listing) {
+            let of = if name == "." { path.clone() } else { path.join(name) };
+            if let Some(Ok(facts)) = tree.get(&of) {
+                assert_eq!(*number, facts.ino, "listed and looked up: {}", of.display());
+            }
+        }
+    }
+}
+
+/// Panics if there is anything in a work directory but what belongs there: empty directories, and a whiteout
+/// if it may stay.
+#[track_caller]
+pub(super) fn assert_clean(work: &Path, whiteout_may_stay: bool) {
+    for entry in std::fs::read_dir(work).unwrap() {
+        let entry = entry.unwrap();
+        let is_directory = entry.metadata().unwrap().is_dir();
+        let known = entry.file_name() == "work" || entry.file_name() == "index";
+        assert!(is_directory && known, "left in work: {}", entry.path().display());
+        for entry in std::fs::read_dir(entry.path()).unwrap() {
+            let entry = entry.unwrap();
+            let meta = entry.metadata().unwrap();
+            let may_stay = whiteout_may_stay && is_whiteout(meta.mode(), meta.rdev());
+            assert!(may_stay, "left in work: {}", entry.path().display());
+        }
+    }
+}
