@@ -65,7 +65,8 @@ impl Overlay {
                 cut.at("truncate")
             })?;
         }
-        if *set == SetAttr::default() || set.size.is_some() && caller.uid != 0 {
+        // Capabilities, which root's writing takes away too, are the kernel's affair.
+        if caller.uid != 0 && (*set == SetAttr::default() || set.size.is_some()) {
             self.drop_privileges(caller, &node)?;
         }
         if set.changes_any_attribute() {
@@ -79,8 +80,9 @@ impl Overlay {
     pub(crate) fn drop_privileges(&self, caller: &Caller, node: &Node) -> Result<()> {
         let stat = node.stat()?;
         let mut mode = stat.mode & !SETUID;
-        // Without the right to execute, setgid once meant something else.
-        if mode & GROUP_EXECUTE != 0 {
+        // Without the right to execute, setgid once meant something else, which is for the group to say. Of the
+        // caller's groups only one is known.
+        if mode & GROUP_EXECUTE != 0 || caller.gid != stat.gid {
             mode &= !SETGID;
         }
         if stat.kind != Kind::File || mode == stat.mode {

@@ -95,6 +95,19 @@ fn may_write(flags: OFlags) -> bool {
     flags.intersects(OFlags::WRONLY | OFlags::RDWR)
 }
 
+/// Opens a file so that what it is opened for can be done. The kernel reads also for those who only write, to
+/// have the rest of the page.
+fn open_leaf(leaf: &Leaf, flags: OFlags) -> Result<File> {
+    if !may_write(flags) {
+        return leaf.open(OFlags::RDONLY);
+    }
+    match leaf.open(OFlags::RDWR) {
+        // Without root's rights it may be that nobody can read it.
+        Err(Error::Layer { source: Errno::ACCESS, .. }) => leaf.open(OFlags::WRONLY),
+        opened => opened,
+    }
+}
+
 impl Overlay {
     /// Opens a file. One that is to be written to is copied up, without the data that `TRUNC` throws away.
     ///
@@ -111,8 +124,7 @@ impl Overlay {
             let lower = parent.lowers.get(*layer).ok_or(Error::Stale)?;
             self.refuse_metacopy(lower.as_ref(), name)?;
         }
-        let access = flags & (OFlags::WRONLY | OFlags::RDWR);
-        let real = leaf.open(access)?;
+        let real = open_leaf(leaf, flags)?;
         if cuts {
             let change = || Change::of_node(&node, What::Truncate(0));
             let cut = || rustix::fs::ftruncate(&real, 0).at("truncate");

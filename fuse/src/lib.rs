@@ -54,7 +54,7 @@ pub use options::{
     Access, Flag, IdRange, MountOptions, RedirectDir, Squash, Whiteouts, Writing, XattrPermissions,
     split_lowers, unsupported,
 };
-pub use overlay::{Attr, Overlay};
+pub use overlay::{Attr, Keeper, Overlay};
 pub use readdir::Entry;
 pub use rename::Onto;
 pub use upper::Upper;

@@ -26,7 +26,7 @@ use crate::xattr;
 const KNOWN_NAMES: usize = 4;
 
 /// What a file is on its file system, whatever its names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RealId {
     fs: (u32, u32),
     number: u64,
@@ -35,7 +35,12 @@ pub(crate) struct RealId {
 impl RealId {
     /// Returns that of a file with these attributes.
     pub(crate) fn of(stat: &Stat) -> Self {
-        Self { fs: stat.fs, number: stat.number }
+        Self::new(stat.fs, stat.number)
+    }
+
+    /// Returns that of the file that has `number` on the file system `fs`.
+    pub(crate) fn new(fs: (u32, u32), number: u64) -> Self {
+        Self { fs, number }
     }
 }
 
@@ -140,6 +145,14 @@ impl Node {
             (Some(found), Some(known)) => found == *known,
             (Some(_), None) => ids.lower.is_some(),
             (None, _) => lower.is_some() && lower == ids.lower,
+        }
+    }
+
+    /// Returns what it was copied up as in this mount; nothing for a directory, whose number its lower part tells.
+    pub(crate) fn copied_as(&self) -> Option<RealId> {
+        match self {
+            Self::Leaf(leaf) if leaf.ids.lower.is_some() => leaf.ids.upper.get().copied(),
+            _ => None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! is in `file`. Without an upper all that is EROFS.
 
 use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -22,6 +23,12 @@ use crate::readdir::{Entry, Listing, list};
 use crate::upper::Upper;
 use crate::xattr;
 
+/// Who keeps attributes that it was told, and has to be told when they change although it asked for no such thing.
+pub trait Keeper: Debug + Send + Sync {
+    /// Is told that the attributes of a file have changed.
+    fn changed(&self, ino: Ino);
+}
+
 /// A merged view of lower layers and, unless it is read-only, an upper.
 #[derive(Debug)]
 pub struct Overlay {
@@ -32,6 +39,7 @@ pub struct Overlay {
     pub(crate) files: Handles<OpenFile>,
     listings: Handles<Listing>,
     upper: Option<Upper>,
+    keeper: Option<Arc<dyn Keeper>>,
 }
 
 /// Attributes of a file of the view: those of its topmost part, under the view's number.
@@ -56,12 +64,26 @@ impl Overlay {
             files: Handles::default(),
             listings: Handles::default(),
             upper,
+            keeper: None,
         }
     }
 
     /// Tells whether nothing can be changed.
     pub fn is_read_only(&self) -> bool {
         self.upper.is_none()
+    }
+
+    /// Has `keeper` told of attributes that change.
+    pub fn set_keeper(&mut self, keeper: Arc<dyn Keeper>) {
+        self.keeper = Some(keeper);
+    }
+
+    /// Says that the attributes of a file have changed although nobody asked for it: a copy has its own time of
+    /// change, blocks and links.
+    pub(crate) fn changed(&self, ino: Ino) {
+        if let Some(keeper) = &self.keeper {
+            keeper.changed(ino);
+        }
     }
 
     /// Returns what changes go through.
@@ -103,6 +125,11 @@ impl Overlay {
     /// Takes back `count` lookups of a file.
     pub fn forget(&self, ino: Ino, count: u64) {
         self.inodes.forget(ino, count);
+    }
+
+    /// Tells whether a file is remembered.
+    pub fn knows(&self, ino: Ino) -> bool {
+        self.inodes.get(ino).is_ok()
     }
 
     /// Returns how many files are remembered, besides the root.
@@ -169,7 +196,7 @@ impl Overlay {
             if dir.is_gone() {
                 return Ok(Vec::new());
             }
-            list(dir, self.format, &self.numbers, |entry| self.listed_number(dir, entry))
+            list(dir, self.format, &self.numbers, |entry, fs| self.listed_number(dir, entry, fs))
         })?;
         let own = self.dir_number(dir)?;
         let above = dir.parent().map_or(Ok(own), |above| self.dir_number(&above))?;

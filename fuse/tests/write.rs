@@ -14,10 +14,14 @@
 mod served;
 
 mod write {
+    mod both;
     mod cases;
+    mod copy_up;
     mod frame;
+    mod open_files;
     mod pair;
     mod rules;
+    mod sample;
     mod seen;
     mod states;
 }
