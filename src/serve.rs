@@ -67,6 +67,12 @@ pub(crate) enum ServeError {
     /// Logging cannot be set up.
     #[error("log: {0}")]
     Log(String),
+    /// A thread cannot be started.
+    #[error(
+        "cannot start a thread: {0}; raise the limit on tasks: `TasksMax=` of the unit, `ulimit -u`, or \
+         `pids.max` of the control group"
+    )]
+    Thread(io::Error),
     /// The runtime or a signal handler cannot be set up.
     #[error("cannot set up the daemon: {0}")]
     Setup(#[from] io::Error),
@@ -84,13 +90,14 @@ pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
     let listener = listen_for_metrics(config)?;
     // Signals and metrics are answered even while the calls' thread waits for the root's disk.
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    check_threads()?;
     let calls = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
         .enable_all()
         .build()?;
     let snapshots = Snapshotter::open(config, calls.handle())?;
-    let background = Background::start(&snapshots);
+    let background = Background::start(&snapshots)?;
     let stop = control.block_on(serve(config, Arc::clone(&snapshots), listener, calls.handle()));
     let deadline = Deadline::within(config.shutdown_grace);
     let deadline = *stop.as_ref().unwrap_or(&deadline);
@@ -98,6 +105,18 @@ pub(crate) fn run(config: &Config) -> Result<(), ServeError> {
     calls.shutdown_timeout(deadline.left_for_calls());
     background.stop(snapshots, deadline);
     stop.map(|_| tracing::info!("stopped"))
+}
+
+/// Finds out whether there can be threads: the calls' runtime panics where there cannot.
+fn check_threads() -> Result<(), ServeError> {
+    start_thread("probe", || {}).map(|thread| drop(thread.join()))
+}
+
+fn start_thread(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, ServeError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(ServeError::Thread)
 }
 
 /// When a stop is over, whatever is still under way.
@@ -123,34 +142,41 @@ impl Deadline {
     }
 }
 
-/// Threads that work for nobody in particular.
-struct Background([JoinHandle<()>; 2]);
+/// Threads that work for nobody in particular, and the one that ends them.
+struct Background {
+    stop: mpsc::Sender<Arc<Snapshotter>>,
+    /// Tells that all have ended, and whether they did so well.
+    stopped: mpsc::Receiver<bool>,
+}
 
 impl Background {
-    fn start(snapshots: &Arc<Snapshotter>) -> Self {
-        let cleaner = Arc::clone(snapshots);
+    /// Starts all of them, also those that only a stop needs: then it is too late to do without.
+    fn start(snapshots: &Arc<Snapshotter>) -> Result<Self, ServeError> {
+        let (cleaner, syncer, maker) =
+            (Arc::clone(snapshots), Arc::clone(snapshots), Arc::clone(snapshots));
         // Not waited for at the end: garbage that is left is garbage at the next start.
-        drop(std::thread::spawn(move || cleaner.cleanup()));
-        let (syncer, maker) = (Arc::clone(snapshots), Arc::clone(snapshots));
-        Self([
-            std::thread::spawn(move || syncer.run_sync()),
-            std::thread::spawn(move || maker.run_spares()),
-        ])
+        if let Err(error) = start_thread("cleanup", move || cleaner.cleanup()) {
+            tracing::warn!(%error, "garbage of an earlier run is left to the next Cleanup");
+        }
+        let maker = start_thread("spares", move || maker.run_spares())
+            .inspect_err(|error| tracing::warn!(%error, "no directories are made in advance"));
+        let syncer = start_thread("sync", move || syncer.run_sync())?;
+        let threads = [maker.ok(), Some(syncer)];
+        let (stop, asked) = mpsc::channel();
+        let (done, stopped) = mpsc::channel();
+        start_thread("stop", move || {
+            let Ok(snapshots) = asked.recv() else { return };
+            // An error means that nobody waits any more.
+            done.send(end(snapshots, threads)).ok();
+        })?;
+        Ok(Self { stop, stopped })
     }
 
     /// Syncs a last time, as far as the disks let it.
     fn stop(self, snapshots: Arc<Snapshotter>, deadline: Deadline) {
-        let (done, stopped) = mpsc::channel();
-        drop(std::thread::spawn(move || {
-            snapshots.stop_spares();
-            snapshots.stop_sync();
-            let joined = self.0.map(JoinHandle::join).iter().all(Result::is_ok);
-            // The database is closed by whoever lets go last, and that must not be after the end.
-            drop(snapshots);
-            // An error means that nobody waits any more.
-            done.send(joined).ok();
-        }));
-        match stopped.recv_timeout(deadline.left()) {
+        // An error means that the thread is gone, which the other channel tells as well.
+        self.stop.send(snapshots).ok();
+        match self.stopped.recv_timeout(deadline.left()) {
             Ok(true) => {}
             Err(RecvTimeoutError::Timeout) => {
                 tracing::warn!(
@@ -162,6 +188,16 @@ impl Background {
             }
         }
     }
+}
+
+/// Ends the threads; true if none panicked.
+fn end(snapshots: Arc<Snapshotter>, threads: [Option<JoinHandle<()>>; 2]) -> bool {
+    snapshots.stop_spares();
+    snapshots.stop_sync();
+    let well = threads.map(|thread| thread.is_none_or(|thread| thread.join().is_ok()));
+    // The database is closed by whoever lets go last, and that must not be after the end.
+    drop(snapshots);
+    !well.contains(&false)
 }
 
 /// Serves until told to stop; returns by when that has to be over.

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::sync::OnceLock;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid};
@@ -37,6 +38,9 @@ impl fmt::Display for Caller {
         write!(f, "{} by process {}, user {}", self.operation, self.pid, self.uid)
     }
 }
+
+/// This process's own ids, which it does not change.
+static OWN: OnceLock<(Uid, Gid)> = OnceLock::new();
 
 thread_local! {
     /// The umask of this thread, once it has one of its own.
@@ -74,7 +78,8 @@ impl Caller {
             UMASK.set(Some(self.umask));
         }
         let mut assumed = Assumed { uid: None, gid: None };
-        let (gid, own_gid) = (Gid::from_raw(self.gid), getegid());
+        let (own_uid, own_gid) = *OWN.get_or_init(|| (geteuid(), getegid()));
+        let gid = Gid::from_raw(self.gid);
         if gid != own_gid {
             setfsgid(gid);
             assumed.gid = Some(own_gid);
@@ -83,7 +88,7 @@ impl Caller {
                 return Err(Error::NotPermitted);
             }
         }
-        let (uid, own_uid) = (Uid::from_raw(self.uid), geteuid());
+        let uid = Uid::from_raw(self.uid);
         if uid != own_uid {
             setfsuid(uid);
             assumed.uid = Some(own_uid);

@@ -22,7 +22,7 @@ use crate::file::{Handle, OpenFile};
 use crate::format::Mark;
 use crate::inode::Ino;
 use crate::layer::{At, HostDir, Kind, LayerDir, Name, Stat};
-use crate::lookup::{InUpper, look_in_upper, lookup_lowers};
+use crate::lookup::{InUpper, look_in_upper, lookup};
 use crate::merge::Merged;
 use crate::node::{Dir, Leaf, Node, Place, RealId};
 use crate::overlay::{Attr, Overlay};
@@ -120,6 +120,7 @@ impl Overlay {
         let dir = self.dir(parent)?;
         self.upper()?;
         let _names = dir.write_names();
+        self.refuse_visible(&dir, &name)?;
         let free = self.free(&dir, &name)?;
         let above = self.copy_up_dir(&dir, caller)?;
         self.copy_up(&node, Data::All, caller)?;
@@ -159,21 +160,26 @@ impl Overlay {
         Ok(Attr { ino, stat: leaf.stat()? })
     }
 
-    /// Tells what a new name takes the place of.
+    /// Refuses a name that is visible.
+    fn refuse_visible(&self, dir: &Dir, name: &Name) -> Result<()> {
+        match lookup(dir, self.format, name)? {
+            Merged::Absent => Ok(()),
+            Merged::Leaf(_) | Merged::Directory(..) => Err(Error::Exists),
+        }
+    }
+
+    /// Tells what a new name takes the place of that is not visible.
     ///
     /// # Errors
-    /// `Exists` if it is visible, `NoEntry` if the directory is deleted.
-    pub(crate) fn free(&self, dir: &Dir, name: &Name) -> Result<Free> {
+    /// `Exists` if it is visible in the upper, `NoEntry` if the directory is deleted.
+    fn free(&self, dir: &Dir, name: &Name) -> Result<Free> {
         if dir.is_gone() {
             return Err(Error::NoEntry);
         }
         match look_in_upper(dir, self.format, name)? {
             InUpper::Something => Err(Error::Exists),
             InUpper::Whiteout => Ok(Free::Whiteout),
-            InUpper::Nothing => match lookup_lowers(dir, self.format, name)? {
-                Merged::Absent => Ok(Free::Empty),
-                Merged::Leaf(_) | Merged::Directory(..) => Err(Error::Exists),
-            },
+            InUpper::Nothing => Ok(Free::Empty),
         }
     }
 
@@ -184,21 +190,32 @@ impl Overlay {
         parent: Ino,
         name: &OsStr,
         kind: Kind,
-        make: impl FnOnce(&HostDir, &Name) -> io::Result<Option<File>>,
+        make: impl Fn(&HostDir, &Name) -> io::Result<Option<File>>,
     ) -> Result<(Node, Stat, Option<File>)> {
         let name = Name::new(name)?;
         let dir = self.dir(parent)?;
         self.upper()?;
-        let _names = dir.write_names();
-        let free = self.free(&dir, &name)?;
+        let names = dir.write_names();
+        if dir.is_gone() {
+            return Err(Error::NoEntry);
+        }
+        if !names.knows_absent(&dir, &name) {
+            self.refuse_visible(&dir, &name)?;
+        }
         let above = self.copy_up_dir(&dir, caller)?;
         let change = || Change::of(&dir, &name, What::Create(kind));
-        let file = self.upper()?.change(caller, change, || match free {
-            Free::Empty => {
-                let _assumed = caller.assume()?;
-                make(&above, &name).at("create")
+        let file = self.upper()?.change(caller, change, || {
+            let assumed = caller.assume()?;
+            match make(&above, &name) {
+                Err(Errno::EXIST) => {}
+                made => return made.at("create"),
             }
-            Free::Whiteout => self.make_over_whiteout(caller, (&above, &name), kind, make),
+            drop(assumed);
+            match self.free(&dir, &name)? {
+                Free::Whiteout => self.make_over_whiteout(caller, (&above, &name), kind, make),
+                // Somebody changed the upper behind our back.
+                Free::Empty => Err(Error::Stale),
+            }
         })?;
         let stat = match &file {
             Some(file) => crate::layer::stat_of(file),
@@ -225,8 +242,9 @@ impl Overlay {
                     )))
                 }
                 _ => {
-                    let place = Place::Upper(vec![place]);
-                    Node::Leaf(Arc::new(Leaf::new(ino, place, None, id)))
+                    let leaf = Leaf::new(ino, Place::Upper(vec![place]), None, id);
+                    leaf.set_new();
+                    Node::Leaf(Arc::new(leaf))
                 }
             }
         })

@@ -66,6 +66,8 @@ pub(crate) struct Dir {
     upper: OnceLock<Arc<HostDir>>,
     /// Rank 1: for reading while names are looked up, for writing while they change.
     names: RwLock<()>,
+    /// A name that was looked up and is not visible; no longer than the names are as they were.
+    absent: Mutex<Option<Name>>,
     /// Rank 2.
     copying: Mutex<()>,
     gone: AtomicBool,
@@ -84,6 +86,8 @@ pub(crate) struct Leaf {
     copying: Mutex<()>,
     attributes: Known,
     partial: Known,
+    /// It was made here, and nobody has given it a file capability since.
+    incapable: AtomicBool,
 }
 
 /// Where a leaf lies.
@@ -236,6 +240,7 @@ impl Dir {
             place: RwLock::new(place),
             upper: upper.map_or_else(OnceLock::new, OnceLock::from),
             names: RwLock::default(),
+            absent: Mutex::default(),
             copying: Mutex::default(),
             gone: AtomicBool::new(false),
             impure: Known::default(),
@@ -316,8 +321,15 @@ impl Dir {
     }
 
     /// Keeps everybody else from its names.
-    pub(crate) fn write_names(&self) -> RwLockWriteGuard<'_, ()> {
-        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn write_names(self: &Arc<Self>) -> Writing<'_> {
+        let guard = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Writing { dir: self, absent, _guard: guard }
+    }
+
+    /// Takes note that a name is not visible; the names must be kept as they are meanwhile.
+    pub(crate) fn set_absent(&self, name: Name) {
+        *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
     }
 
     /// Tells whether files in its upper part may have the mark `origin`; `read` reads that once.
@@ -328,6 +340,21 @@ impl Dir {
     /// Says that it is impure.
     pub(crate) fn set_impure(&self) {
         self.impure.set();
+    }
+}
+
+/// The right to change the names of a directory.
+pub(crate) struct Writing<'a> {
+    dir: &'a Arc<Dir>,
+    absent: Option<Name>,
+    _guard: RwLockWriteGuard<'a, ()>,
+}
+
+impl Writing<'_> {
+    /// Tells whether the last lookup in this directory found that `name` is not visible, and nothing has
+    /// changed since; the kernel looks a name up before it makes it.
+    pub(crate) fn knows_absent(&self, dir: &Arc<Dir>, name: &Name) -> bool {
+        Arc::ptr_eq(self.dir, dir) && self.absent.as_ref() == Some(name)
     }
 }
 
@@ -357,6 +384,7 @@ impl Leaf {
             copying: Mutex::default(),
             attributes: Known::default(),
             partial: Known::default(),
+            incapable: AtomicBool::new(false),
         }
     }
 
@@ -470,6 +498,10 @@ impl Leaf {
 
     /// Returns an extended attribute; with no system call if it is known that there are none.
     pub(crate) fn xattr(&self, format: Format, attribute: &OsStr) -> io::Result<Vec<u8>> {
+        // The kernel asks that at the first write to every file.
+        if attribute == "security.capability" && self.incapable.load(Ordering::Acquire) {
+            return Err(Errno::NODATA);
+        }
         let any = self.attributes.get(|| {
             let names = self.on(|dir, name| dir.xattrs(Some(name)), |at| at.xattrs())?;
             Ok::<_, Errno>(xattr::copied(format, &names).next().is_some())
@@ -480,8 +512,14 @@ impl Leaf {
         self.on(|dir, name| dir.xattr(Some(name), attribute), |at| at.xattr(attribute))
     }
 
+    /// Says that it is new, so that it has no file capability.
+    pub(crate) fn set_new(&self) {
+        self.incapable.store(true, Ordering::Release);
+    }
+
     /// Says that it may have attributes now.
     pub(crate) fn set_attributes(&self) {
+        self.incapable.store(false, Ordering::Release);
         self.attributes.set();
     }
 

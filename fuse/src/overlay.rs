@@ -108,8 +108,13 @@ impl Overlay {
             return Err(Error::NoEntry);
         }
         let found = lookup(&dir, self.format, &name)?;
-        let (node, stat) = self.remember(&dir, &name, found)?.ok_or(Error::NoEntry)?;
-        Ok(Attr { ino: node.ino(), stat })
+        match self.remember(&dir, &name, found)? {
+            Some((node, stat)) => Ok(Attr { ino: node.ino(), stat }),
+            None => {
+                dir.set_absent(name);
+                Err(Error::NoEntry)
+            }
+        }
     }
 
     /// Counts a lookup of a file, if it is remembered.

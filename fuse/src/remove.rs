@@ -6,7 +6,7 @@
 //! directory that the name is in.
 
 use std::ffi::OsStr;
-use std::sync::{Arc, RwLockWriteGuard};
+use std::sync::Arc;
 
 use rustix::fs::RenameFlags;
 
@@ -17,7 +17,7 @@ use crate::inode::Ino;
 use crate::layer::{Kind, LayerDir, Name, Stat};
 use crate::lookup::{Layer, Part, lookup, lookup_lowers};
 use crate::merge::Merged;
-use crate::node::{Dir, Node};
+use crate::node::{Dir, Node, Writing};
 use crate::overlay::Overlay;
 use crate::readdir::{is_bare, is_empty};
 
@@ -48,6 +48,24 @@ pub(crate) struct Found<'a> {
     pub(crate) merged: Merged<Part>,
     /// The file.
     pub(crate) node: Node,
+}
+
+impl Found<'_> {
+    /// Returns it if it is a directory.
+    pub(crate) fn dir(&self) -> Option<&Arc<Dir>> {
+        match &self.node {
+            Node::Directory(dir) => Some(dir),
+            Node::Leaf(_) => None,
+        }
+    }
+
+    /// Tells whether the upper has it.
+    pub(crate) fn is_in_upper(&self) -> bool {
+        match &self.merged {
+            Merged::Leaf(part) | Merged::Directory(part, _) => part.layer == Layer::Upper,
+            Merged::Absent => false,
+        }
+    }
 }
 
 impl Drop for Found<'_> {
@@ -187,7 +205,7 @@ impl Plan {
 }
 
 /// Keeps everybody else from the names of several directories, each locked once, in the order of rank 1.
-pub(crate) fn lock_names<'a>(dirs: &[&'a Arc<Dir>]) -> Vec<RwLockWriteGuard<'a, ()>> {
+pub(crate) fn lock_names<'a>(dirs: &[&'a Arc<Dir>]) -> Vec<Writing<'a>> {
     let mut dirs = dirs.to_vec();
     dirs.sort_by_key(|dir| Arc::as_ptr(dir));
     dirs.dedup_by_key(|dir| Arc::as_ptr(dir));

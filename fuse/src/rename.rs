@@ -55,7 +55,7 @@ pub(crate) struct End {
     pub(crate) shown: Shown,
     /// The upper has a whiteout there.
     pub(crate) whiteout: bool,
-    /// A lower layer shows the name, whatever the upper has.
+    /// A lower layer shows the name, whatever the upper has. Of the new name that does not matter.
     pub(crate) lower_shows: bool,
     /// The directory that the name is in shows lower ones.
     pub(crate) parent_merged: bool,
@@ -135,24 +135,22 @@ impl Overlay {
         let (name, to_name) = (Name::new(name)?, Name::new(to_name)?);
         let (dir, to_dir) = (self.dir(parent)?, self.dir(to_parent)?);
         self.upper()?;
+        let mut target: Option<Arc<Dir>> = None;
         loop {
-            let target = match self.found(&to_dir, &to_name) {
-                Ok(Found { node: Node::Directory(ref dir), .. }) => Some(Arc::clone(dir)),
-                _ => None,
-            };
+            let replaced = target.take();
             let mut dirs = vec![&dir, &to_dir];
-            dirs.extend(&target);
             // Nobody makes anything in a directory that is about to be replaced.
-            let _names = lock_names(&dirs);
-            let ends = (self.found(&dir, &name)?, self.found_or_nothing(&to_dir, &to_name)?);
-            let now = match &ends.1 {
-                Some(Found { node: Node::Directory(dir), .. }) => Some(dir),
-                _ => None,
-            };
-            if now.map(Arc::as_ptr) == target.as_ref().map(Arc::as_ptr) {
-                let from = (&dir, &name, &ends.0);
-                return self.rename_found(caller, from, (&to_dir, &to_name, ends.1.as_ref()), onto);
+            dirs.extend(&replaced);
+            let names = lock_names(&dirs);
+            let source = self.found(&dir, &name)?;
+            let absent = names.iter().any(|names| names.knows_absent(&to_dir, &to_name));
+            let found = if absent { None } else { self.found_or_nothing(&to_dir, &to_name)? };
+            let now = found.as_ref().and_then(Found::dir);
+            if now.map(Arc::as_ptr) == replaced.as_ref().map(Arc::as_ptr) {
+                let (from, to) = ((&dir, &name, &source), (&to_dir, &to_name, found.as_ref()));
+                return self.rename_found(caller, from, to, onto);
             }
+            target = now.cloned();
         }
     }
 
@@ -170,7 +168,9 @@ impl Overlay {
         (to_dir, to_name, target): (&Arc<Dir>, &Name, Option<&Found<'_>>),
         onto: Onto,
     ) -> Result<()> {
-        let ends = (self.end(dir, name, Some(source))?, self.end(to_dir, to_name, target)?);
+        let lower_shows = !source.is_in_upper() || self.lower_shows(dir, name)?;
+        let from = End { lower_shows, ..self.end(dir, name, Some(source))? };
+        let ends = (from, self.end(to_dir, to_name, target)?);
         let plan = plan(&ends.0, &ends.1, onto)?;
         if target.is_some_and(|target| target.node.ino() == source.node.ino()) {
             // Two names of one file: nothing is to be done, as everywhere.
@@ -236,12 +236,7 @@ impl Overlay {
             }
             Shown::Leaf | Shown::Directory { .. } => false,
         };
-        Ok(End {
-            shown,
-            whiteout,
-            lower_shows: self.lower_shows(parent, name)?,
-            parent_merged: !parent.lowers.is_empty(),
-        })
+        Ok(End { shown, whiteout, lower_shows: false, parent_merged: !parent.lowers.is_empty() })
     }
 
     /// Takes the steps before the last.

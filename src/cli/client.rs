@@ -1,6 +1,7 @@
 //! Asking a running daemon.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
@@ -12,6 +13,10 @@ use crate::proto::control::control_client::ControlClient;
 
 /// Messages of a daemon with very many snapshots are still far below this.
 const MESSAGE_MAX: usize = 64 << 20;
+/// How often a daemon that has not answered yet is asked for a sign of life, and how long that may take.
+///
+/// The answer itself may take as long as it does: disks are walked for some.
+const SIGN: Duration = Duration::from_secs(5);
 
 pub(super) fn ls(remote: &Remote, filters: Vec<String>) -> Result<(), String> {
     let unknown = filter::unknown_fields(&filters);
@@ -69,6 +74,13 @@ fn ask<T>(
 /// What the daemon says, or that it is not Overstream that answers.
 fn refusal(socket: &Path, status: &tonic::Status) -> String {
     let message = status.message();
+    if is_silent(status) {
+        return format!(
+            "{}: the program that listens there gives no sign of life; it is stopped, or hangs: see its log, or \
+             restart it; --socket names another one",
+            socket.display()
+        );
+    }
     let not_ours = if status.code() == tonic::Code::Unimplemented {
         "another program answers there, which does not know Overstream's calls"
     } else if std::error::Error::source(status).is_some() {
@@ -80,6 +92,13 @@ fn refusal(socket: &Path, status: &tonic::Status) -> String {
     format!("{}: {not_ours}{said}; --socket names another one", socket.display())
 }
 
+/// True if the connection was given up because nobody answered on it.
+fn is_silent(status: &tonic::Status) -> bool {
+    let first = std::error::Error::source(status);
+    std::iter::successors(first, |error| error.source())
+        .any(|error| error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout))
+}
+
 async fn connect(socket: &Path) -> Result<Channel, String> {
     let path: PathBuf = socket.to_owned();
     let dial = tower::service_fn(move |_: http::Uri| {
@@ -87,7 +106,10 @@ async fn connect(socket: &Path) -> Result<Channel, String> {
         async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
     });
     // The URI is never resolved: the connector always dials the socket.
-    Endpoint::from_static("http://overstream").connect_with_connector(dial).await.map_err(|error| {
+    let endpoint = Endpoint::from_static("http://overstream")
+        .http2_keep_alive_interval(SIGN)
+        .keep_alive_timeout(SIGN);
+    endpoint.connect_with_connector(dial).await.map_err(|error| {
         let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
         format!(
             "cannot reach a daemon at {}: {cause}; is `overstream serve` running, and are you allowed to use it? \

@@ -33,7 +33,8 @@ pub(crate) struct Gathering {
     written: usize,
     /// True if something came since the last flush.
     fresh: bool,
-    /// Runs while nothing but an acknowledgement waits.
+    /// When an acknowledgement that waits alone goes out. One timer serves all that come before it ends:
+    /// setting another for each would wake the thread each time.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
@@ -46,13 +47,15 @@ impl Gathering {
     fn is_patient(&mut self, cx: &mut Context<'_>) -> bool {
         let lone_ack =
             self.written == 0 && self.waiting.len() == PING && self.waiting.starts_with(&PING_ACK);
-        lone_ack
-            && self
-                .patience
-                .get_or_insert_with(|| Box::pin(sleep(PATIENCE)))
-                .as_mut()
-                .poll(cx)
-                .is_pending()
+        if !lone_ack {
+            return false;
+        }
+        let timer = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        let waits = timer.as_mut().poll(cx).is_pending();
+        if !waits {
+            self.patience = None;
+        }
+        waits
     }
 
     /// Writes all that waits.
@@ -65,7 +68,6 @@ impl Gathering {
         }
         self.waiting.clear();
         self.written = 0;
-        self.patience = None;
         Poll::Ready(Ok(()))
     }
 }

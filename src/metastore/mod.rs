@@ -10,6 +10,7 @@ mod pace;
 mod retained;
 mod row;
 mod schema;
+mod transaction;
 mod write;
 
 use std::fs::File;
@@ -17,11 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{
-    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params,
-};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use self::pace::Pace;
+use self::transaction::{Mode, Transaction};
 
 pub(crate) use open::{FILE, OpenError};
 pub(crate) use retained::{Counted, Garbage, Retained};
@@ -193,7 +193,7 @@ impl Metastore {
     /// read again after each change.
     fn read_little<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         match self.writer.try_lock() {
-            Ok(mut connection) => work(&connection.transaction()?),
+            Ok(mut connection) => look(&mut connection, work),
             Err(_) => self.read(work),
         }
     }
@@ -204,7 +204,7 @@ impl Metastore {
             Some(connection) => connection,
             None => open::connect(&self.path, true)?,
         };
-        let result = connection.transaction().map_err(Error::from).and_then(|tx| work(&tx));
+        let result = look(&mut connection, work);
         let mut readers = lock(&self.readers);
         if readers.len() < READERS {
             readers.push(connection);
@@ -259,11 +259,19 @@ impl Metastore {
     }
 }
 
+fn look<T>(
+    connection: &mut Connection,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T>,
+) -> Result<T> {
+    let tx = Transaction::begin(connection, Mode::Read)?;
+    work(&tx)
+}
+
 fn change<T>(
     connection: &mut Connection,
     work: impl FnOnce(&Transaction<'_>) -> Result<T>,
 ) -> Result<T> {
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let tx = Transaction::begin(connection, Mode::Write)?;
     let value = work(&tx)?;
     crate::crash::point("metastore: before commit");
     tx.commit()?;

@@ -197,9 +197,7 @@ fn make(call: &Call, model: &mut Model, meta: &Metastore) -> (End, End) {
             let chain = ["local".to_owned()];
             let keep = Removal::Retain { namespace: "ns", name: "key", chain: &chain };
             let removal = if *retain { keep } else { Removal::Discard };
-            let found = meta
-                .get("s", &key)
-                .and_then(|row| meta.remove(&row, &removal, Wait::AsLongAsItTakes));
+            let found = meta.get("s", &key).and_then(|row| meta.remove(&row, &removal));
             (model.remove(&key, *retain), end(&found))
         }
         Call::Label { key, value } => {

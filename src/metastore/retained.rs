@@ -1,9 +1,10 @@
 //! Rows of what outlives a snapshot: retained uppers, and garbage waiting to be deleted.
 
-use rusqlite::{OptionalExtension, Row as SqlRow, Transaction, params};
+use rusqlite::{OptionalExtension, Row as SqlRow, params};
 
 use super::Metastore;
 use super::row::{ROOT_STORE, Row};
+use super::transaction::Transaction;
 use crate::error::{Error, Result};
 use crate::snapshot::{Kind, Time};
 

@@ -14,13 +14,24 @@ fn placement() -> Placement {
 }
 
 fn create(meta: &Metastore, id: u64, key: &str, parent: &str) -> Result<()> {
+    let parent_id = meta.get("s", parent).ok().map(|row| row.id);
+    create_on(meta, id, key, parent, parent_id)
+}
+
+fn create_on(
+    meta: &Metastore,
+    id: u64,
+    key: &str,
+    parent: &str,
+    parent_id: Option<u64>,
+) -> Result<()> {
     let (labels, placement) = (Labels::new(), placement());
     let new = NewSnapshot {
         id,
         snapshotter: "s",
         key,
         parent,
-        parent_id: meta.get("s", parent).ok().map(|row| row.id),
+        parent_id,
         kind: Kind::Active,
         labels: &labels,
         placement: &placement,
@@ -92,6 +103,59 @@ fn a_snapshot_that_was_replaced_meanwhile_is_left_alone() {
 }
 
 #[test]
+fn a_parent_that_was_replaced_meanwhile_gets_no_child() {
+    let root = root();
+    let meta = Metastore::open(root.path()).unwrap();
+    create(&meta, 1, "a", "").unwrap();
+    commit(&meta, "a", "A").unwrap();
+    for looked_at in [None, Some(7)] {
+        let error = create_on(&meta, 2, "b", "A", looked_at).unwrap_err();
+        assert!(error.to_string().contains("replaced meanwhile"), "{error}");
+    }
+    for looked_at in [None, Some(1)] {
+        let created = create_on(&meta, 2, "b", "gone", looked_at);
+        assert!(matches!(created, Err(Error::NotFound(_))));
+    }
+    assert!(create_on(&meta, 2, "b", "", Some(1)).is_err());
+    assert!(matches!(create_on(&meta, 2, "A", "A", Some(1)), Err(Error::AlreadyExists(_))));
+    create_on(&meta, 2, "b", "A", Some(1)).unwrap();
+}
+
+#[test]
+fn only_what_is_agreed_to_is_discarded() {
+    let root = root();
+    let meta = Metastore::open(root.path()).unwrap();
+    create(&meta, 1, "a", "").unwrap();
+    let discard = |agrees: bool| meta.discard("s", "a", Wait::Briefly, |_| agrees);
+    assert_eq!(discard(false).unwrap(), None);
+    assert_eq!((meta.get("s", "a").unwrap().id, meta.garbage().unwrap().len()), (1, 0));
+    assert_eq!(discard(true).unwrap(), Some(1));
+    assert_eq!(meta.garbage().unwrap().iter().map(|one| one.id).collect::<Vec<_>>(), [1]);
+    assert!(matches!(discard(true), Err(Error::NotFound(_))));
+}
+
+#[test]
+fn a_transaction_that_fails_or_panics_is_rolled_back_and_another_can_begin() {
+    let root = root();
+    let meta = Metastore::open(root.path()).unwrap();
+    let delete = |tx: &Transaction<'_>| tx.execute("DELETE FROM node", []).unwrap();
+    meta.node_fact("uuid", "x").unwrap();
+    meta.write(|tx| {
+        delete(tx);
+        Err::<(), _>(Error::Cancelled)
+    })
+    .unwrap_err();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        meta.write(|tx| -> Result<()> {
+            delete(tx);
+            panic!("on purpose")
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(meta.node_fact("uuid", "y").unwrap(), "x");
+}
+
+#[test]
 fn a_lost_layer_stays_lost() {
     let root = root();
     let meta = Metastore::open(root.path()).unwrap();
@@ -116,7 +180,7 @@ fn numbers_are_never_used_again() {
     assert_eq!(meta.last_id().unwrap(), 0);
     create(&meta, 7, "a", "").unwrap();
     let row = meta.get("s", "a").unwrap();
-    meta.remove(&row, &Removal::Leave, Wait::AsLongAsItTakes).unwrap();
+    meta.remove(&row, &Removal::Leave).unwrap();
     drop(meta);
     assert_eq!(Metastore::open(root.path()).unwrap().last_id().unwrap(), 7);
 }
@@ -132,8 +196,7 @@ fn a_failed_call_leaves_nothing() {
     commit(&meta, "a", "A").unwrap();
     create(&meta, 2, "b", "A").unwrap();
     let parent = meta.get("s", "A").unwrap();
-    let error =
-        meta.remove(&parent, &Removal::Discard, Wait::AsLongAsItTakes).unwrap_err().to_string();
+    let error = meta.remove(&parent, &Removal::Discard).unwrap_err().to_string();
     assert!(error.contains("remove"), "{error}");
     assert!(meta.garbage().unwrap().is_empty());
     assert_eq!(meta.last_id().unwrap(), 2);
@@ -146,14 +209,14 @@ fn removal_leaves_garbage_or_a_retained_upper() {
     for (id, key) in [(1, "a"), (2, "b")] {
         create(&meta, id, key, "").unwrap();
     }
-    meta.remove(&meta.get("s", "a").unwrap(), &Removal::Discard, Wait::AsLongAsItTakes).unwrap();
+    meta.remove(&meta.get("s", "a").unwrap(), &Removal::Discard).unwrap();
     assert_eq!(
         meta.garbage().unwrap(),
         [Garbage { id: 1, store: "root".to_owned(), volume_dir: None }]
     );
     let chain = ["sha256:x".to_owned()];
     let retain = Removal::Retain { namespace: "ns", name: "b", chain: &chain };
-    meta.remove(&meta.get("s", "b").unwrap(), &retain, Wait::AsLongAsItTakes).unwrap();
+    meta.remove(&meta.get("s", "b").unwrap(), &retain).unwrap();
     let found = meta.find_retained("s", "ns", "b", None).unwrap().unwrap();
     assert_eq!((found.id, found.chain.as_slice()), (2, &chain[..]));
     assert!(meta.find_retained("s", "other", "b", None).unwrap().is_none());

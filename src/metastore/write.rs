@@ -1,8 +1,9 @@
 //! The calls that change rows: create, settle, commit, remove, labels.
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{ErrorCode, OptionalExtension, params};
 
 use super::row::{Place, Placement, Row};
+use super::transaction::Transaction;
 use super::{Metastore, Wait, find, key_exists};
 use crate::error::{Error, Result};
 use crate::snapshot::{Kind, Labels, Time, Usage};
@@ -90,13 +91,6 @@ impl Metastore {
     pub(crate) fn create(&self, new: &NewSnapshot<'_>) -> Result<()> {
         let now = Time::now();
         self.write_if(new.wait, |tx| {
-            let parent = committed_parent(tx, new.snapshotter, new.parent)?;
-            if parent != new.parent_id {
-                return Err(replaced(new.parent));
-            }
-            if key_exists(tx, new.snapshotter, new.key)? {
-                return Err(Error::AlreadyExists(new.key.to_owned()));
-            }
             if new.resumes && tx.execute("DELETE FROM retained WHERE id = ?1", params![new.id])? == 0 {
                 return Err(Error::FailedPrecondition(format!(
                     "retained upper {} has been taken by another snapshot",
@@ -104,17 +98,19 @@ impl Metastore {
                 )));
             }
             let (placement, volume_dir) = new.placement.place.columns();
-            tx.prepare_cached(
+            let mut insert = tx.prepare_cached(
                 "INSERT INTO snapshots (id, snapshotter, key, kind, parent, created, updated, labels,
                                         store, placement, volume_dir, reason, retain, volatile_boot, fresh)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-            )?
-            .execute(params![
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14
+                 WHERE ?15 = '' AND ?5 IS NULL
+                    OR ?5 = (SELECT id FROM snapshots WHERE snapshotter = ?2 AND key = ?15 AND kind = 'committed')",
+            )?;
+            let inserted = insert.execute(params![
                 new.id,
                 new.snapshotter,
                 new.key,
                 new.kind.as_str(),
-                parent,
+                new.parent_id,
                 now.0,
                 to_json(new.labels),
                 new.placement.store,
@@ -124,8 +120,15 @@ impl Metastore {
                 new.placement.retain,
                 new.placement.volatile_boot,
                 !new.resumes,
-            ])?;
-            Ok(())
+                new.parent,
+            ]);
+            match inserted {
+                Ok(0) => Err(refusal(tx, new)?.unwrap_or_else(|| replaced(new.parent))),
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                    Err(refusal(tx, new)?.unwrap_or(Error::Database(error)))
+                }
+                other => Ok(other.map(drop)?),
+            }
         })
     }
 
@@ -210,8 +213,8 @@ impl Metastore {
     }
 
     /// Forgets a snapshot, provided that it is still the one numbered `id`.
-    pub(crate) fn remove(&self, row: &Row, removal: &Removal<'_>, wait: Wait) -> Result<()> {
-        self.write_if(wait, |tx| {
+    pub(crate) fn remove(&self, row: &Row, removal: &Removal<'_>) -> Result<()> {
+        self.write(|tx| {
             let current =
                 find(tx, &row.snapshotter, &row.info.name)?.filter(|found| found.id == row.id);
             let current = current.ok_or_else(|| Error::no_snapshot(&row.info.name))?;
@@ -223,21 +226,26 @@ impl Metastore {
                     row.info.name
                 )));
             }
-            tx.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute(params![row.id])?;
-            match removal {
-                Removal::Leave => {}
-                Removal::Discard => {
-                    let directory = match &current.placement.place {
-                        Place::Volume(directory) => Some(directory.as_str()),
-                        _ => None,
-                    };
-                    super::retained::add_garbage(tx, row.id, &current.placement.store, directory)?;
-                }
-                Removal::Retain { namespace, name, chain } => {
-                    super::retained::retain(tx, &current, namespace, name, chain)?;
-                }
+            forget(tx, &current, removal)
+        })
+    }
+
+    /// Forgets a snapshot and leaves its files to be deleted, if `agrees` to that; returns its number.
+    pub(crate) fn discard(
+        &self,
+        snapshotter: &str,
+        key: &str,
+        wait: Wait,
+        agrees: impl FnOnce(&Row) -> bool,
+    ) -> Result<Option<u64>> {
+        self.write_if(wait, |tx| {
+            let row = find(tx, snapshotter, key)?.ok_or_else(|| Error::no_snapshot(key))?;
+            if !agrees(&row) {
+                return Ok(None);
             }
-            Ok(())
+            refuse_children(tx, &row)?;
+            forget(tx, &row, &Removal::Discard)?;
+            Ok(Some(row.id))
         })
     }
 
@@ -305,6 +313,16 @@ impl Metastore {
             Ok(())
         })
     }
+}
+
+/// Why a new row was not taken.
+fn refusal(tx: &Transaction<'_>, new: &NewSnapshot<'_>) -> Result<Option<Error>> {
+    let parent = committed_parent(tx, new.snapshotter, new.parent)?;
+    if parent != new.parent_id {
+        return Ok(Some(replaced(new.parent)));
+    }
+    let exists = key_exists(tx, new.snapshotter, new.key)?;
+    Ok(exists.then(|| Error::AlreadyExists(new.key.to_owned())))
 }
 
 /// Finds the parent a new snapshot asks for.
@@ -402,6 +420,24 @@ fn refuse_children(tx: &Transaction<'_>, row: &Row) -> Result<()> {
             row.info.name
         )))
     })
+}
+
+/// Deletes a row that nothing depends on, and notes what becomes of its files.
+fn forget(tx: &Transaction<'_>, row: &Row, removal: &Removal<'_>) -> Result<()> {
+    tx.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute(params![row.id])?;
+    match removal {
+        Removal::Leave => Ok(()),
+        Removal::Discard => {
+            let directory = match &row.placement.place {
+                Place::Volume(directory) => Some(directory.as_str()),
+                _ => None,
+            };
+            super::retained::add_garbage(tx, row.id, &row.placement.store, directory)
+        }
+        Removal::Retain { namespace, name, chain } => {
+            super::retained::retain(tx, row, namespace, name, chain)
+        }
+    }
 }
 
 /// What was looked at outside the transaction is another snapshot of the same name by now.

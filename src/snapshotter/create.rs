@@ -257,7 +257,7 @@ impl Snapshotter {
                 // An upper on a volume may have been there before, with somebody's files in it.
                 Place::Volume(_) | Place::Pending | Place::Moved(_) => Removal::Leave,
             };
-            self.meta.remove(&now, &removal, Wait::AsLongAsItTakes)?;
+            self.meta.remove(&now, &removal)?;
             if let Place::Volume(directory) = &now.placement.place {
                 self.handed_out.forget(directory.as_ref());
             }

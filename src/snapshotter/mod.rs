@@ -287,7 +287,7 @@ impl Snapshotter {
     /// Forgets a snapshot; its files are deleted by Cleanup, at once in synchronous mode, or retained.
     pub(crate) fn remove(self: &Arc<Self>, snapshotter: &str, key: &str) -> Result<()> {
         let row = self.meta.get(snapshotter, key)?;
-        self.remove_row(&row, Wait::AsLongAsItTakes)
+        self.remove_row(&row)
     }
 
     /// The same for a snapshot of the root that is left to Cleanup, while its disk is quick; nothing for
@@ -297,25 +297,24 @@ impl Snapshotter {
         snapshotter: &str,
         key: &str,
     ) -> Result<Option<()>> {
-        if !self.meta.is_quick() {
+        if self.options.sync_remove || !self.meta.is_quick() {
             return Ok(None);
         }
-        let row = self.meta.get(snapshotter, key)?;
-        let placement = &row.placement;
-        let only_row = placement.place == Place::Store
-            && placement.store == ROOT_STORE
-            && !placement.retain
-            && !self.options.sync_remove;
-        if !only_row {
-            return Ok(None);
-        }
-        match self.remove_row(&row, Wait::Briefly) {
-            Err(Error::WouldWait) => Ok(None),
-            removed => removed.map(Some),
-        }
+        let only_row = |row: &Row| {
+            let placement = &row.placement;
+            placement.place == Place::Store && placement.store == ROOT_STORE && !placement.retain
+        };
+        let id = match self.meta.discard(snapshotter, key, Wait::Briefly, only_row) {
+            Err(Error::WouldWait) => return Ok(None),
+            discarded => discarded?,
+        };
+        let Some(id) = id else { return Ok(None) };
+        crate::crash::point("remove: recorded");
+        self.usage.forget(id);
+        Ok(Some(()))
     }
 
-    fn remove_row(self: &Arc<Self>, row: &Row, wait: Wait) -> Result<()> {
+    fn remove_row(self: &Arc<Self>, row: &Row) -> Result<()> {
         let hint = crate::snapshot::KeyHint::of(&row.info.name);
         let identity;
         let removal = match &row.placement.place {
@@ -330,8 +329,8 @@ impl Snapshotter {
         };
         // Whoever settles it must be done: it may be about to take an upper from another snapshot.
         match row.placement.place {
-            Place::Pending => self.alone(row.id, || self.meta.remove(row, &removal, wait)),
-            _ => self.meta.remove(row, &removal, wait),
+            Place::Pending => self.alone(row.id, || self.meta.remove(row, &removal)),
+            _ => self.meta.remove(row, &removal),
         }?;
         crate::crash::point("remove: recorded");
         self.usage.forget(row.id);

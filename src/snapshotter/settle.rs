@@ -5,6 +5,8 @@
 //! belongs on the same chain of layers and no mount uses it; the snapshot that had it says `moved`.
 
 use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -65,8 +67,40 @@ impl HandedOut {
 }
 
 fn workdir(directory: &Path) -> Option<Workdir> {
-    let found = std::fs::symlink_metadata(directory.join(layout::WORK).join("work")).ok()?;
+    let found = fs::symlink_metadata(directory.join(layout::WORK).join("work")).ok()?;
     Some((found.ino(), found.ctime(), found.ctime_nsec()))
+}
+
+/// Refuses files under a snapshot's number that cannot be its own: it never had mounts.
+///
+/// A store that was away when the number was planned may hold some. What an earlier attempt to settle left
+/// is empty.
+fn refuse_foreign(row: &Row, store: &str, directory: &Path) -> Result<()> {
+    let upper = directory.join(layout::FS);
+    for part in [directory, &upper] {
+        match fs::symlink_metadata(part) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            found => {
+                if !found.at("read", part)?.is_dir() {
+                    return Err(foreign(row, store, directory));
+                }
+            }
+        }
+    }
+    match fs::read_dir(&upper).at("read", &upper)?.next() {
+        None => Ok(()),
+        Some(_) => Err(foreign(row, store, directory)),
+    }
+}
+
+fn foreign(row: &Row, store: &str, directory: &Path) -> Error {
+    Error::FailedPrecondition(format!(
+        "snapshot {:?} cannot be placed in store {store:?}: {} holds files that are not its own, perhaps because \
+         the store's disk was away when the snapshot got that number; move that directory aside, or create the \
+         container anew",
+        row.info.name,
+        directory.display()
+    ))
 }
 
 impl Snapshotter {
@@ -236,6 +270,7 @@ impl Snapshotter {
         let owner = self.owner_for(&row.info.labels, chain)?;
         let base = self.present(&placement.store)?;
         let directory = layout::snapshot(&base, row.id);
+        refuse_foreign(&row, &placement.store, &directory)?;
         let settled = mend_snapshot(&directory, Kind::Active, owner).and_then(|()| {
             crate::crash::point("settle: directories made");
             self.meta.settle(row.id, &placement)

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -426,7 +426,13 @@ fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Re
 fn create_root(root: &Path) -> Result<bool> {
     layout::check_mountable(root)?;
     if let Some(above) = root.parent() {
-        fs::create_dir_all(above).at("create", above)?;
+        match fs::metadata(above) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                fs::create_dir_all(above).at("create", above)?;
+            }
+            // Making it would only tell that it exists, also where its disk failed.
+            found => found.map(drop).at("read", above)?,
+        }
     }
     let made = fs::symlink_metadata(root).is_err();
     make_directory(root).map(|()| made)

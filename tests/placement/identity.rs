@@ -568,6 +568,47 @@ fn a_place_in_a_store_that_is_away_is_refused() {
     });
 }
 
+/// SEMANTICS P5. The store was away when the number was planned, and has something under it.
+#[test]
+fn files_under_the_number_of_a_snapshot_do_not_become_its_upper() {
+    with_volume(|scratch, _, mut daemon| {
+        let store = scratch.dir("store");
+        daemon.set_config(&config(scratch, &next_is(&store)));
+        daemon.restart();
+        let client = client(&daemon);
+        let number = |key: &str| -> u64 {
+            let database = rusqlite::Connection::open(daemon.root().join("metadata.db")).unwrap();
+            let query = "SELECT id FROM snapshots WHERE key = ?1";
+            database.query_row(query, [format!("k8s.io/7/{key}")], |row| row.get(0)).unwrap()
+        };
+        pending(&client, "full", "uid-none");
+        let directory = store.join(format!("snapshots/{}", number("full")));
+        fs::create_dir_all(directory.join("fs")).unwrap();
+        fs::write(directory.join("fs/file"), "somebody's").unwrap();
+        no_mounts(&client, "full", Code::FailedPrecondition, "move that directory aside");
+        assert_eq!(fs::read(directory.join("fs/file")).unwrap(), b"somebody's");
+        assert!(!directory.join("work").exists(), "something was made there");
+        // Both ways out.
+        fs::rename(&directory, scratch.join("aside")).unwrap();
+        let mounts = client.mounts("k8s.io/7/full").unwrap();
+        assert_eq!(writable(&mounts), directory.join("fs"));
+        pending(&client, "linked", "uid-none");
+        let link = store.join(format!("snapshots/{}", number("linked")));
+        std::os::unix::fs::symlink(scratch.join("aside"), &link).unwrap();
+        no_mounts(&client, "linked", Code::FailedPrecondition, "create the container anew");
+        client.remove("k8s.io/7/linked").unwrap();
+        pending(&client, "linked", "uid-none");
+        client.mounts("k8s.io/7/linked").unwrap();
+
+        // What a killed attempt to settle leaves is empty, and its own.
+        pending(&client, "empty", "uid-none");
+        let directory = store.join(format!("snapshots/{}", number("empty")));
+        fs::create_dir_all(directory.join("fs")).unwrap();
+        let mounts = client.mounts("k8s.io/7/empty").unwrap();
+        assert_eq!(writable(&mounts), directory.join("fs"));
+    });
+}
+
 /// Configuration that puts what has no volume into a store.
 fn next_is(store: &Path) -> String {
     format!(

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -41,6 +42,27 @@ fn mount_options_that_the_kernel_does_not_know() {
         assert!(said.contains("'nonsense'") || said.contains("dmesg"), "{said}");
         daemon.set_config("mount_options = [\"noatime\", \"metacopy=off\"]\n");
         daemon.start();
+    });
+}
+
+/// Only users other than root have a limit of their own, and they cannot do more than fail to start.
+#[test]
+fn a_limit_that_leaves_no_threads() {
+    with_daemon(|scratch, daemon| {
+        let binary = scratch.join("overstream");
+        fs::copy(BINARY, &binary).unwrap();
+        for path in [scratch.path(), &binary] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let limited = ["--reuid", "65534", "--clear-groups", "prlimit", "--nproc=1"];
+        let mut command = Command::new("setpriv");
+        command.args(limited).arg(&binary).args(["serve", "--root"]).arg(daemon.root());
+        let said = run(command.arg("--socket").arg(daemon.socket())).fails();
+        assert_eq!(said.status.code(), Some(1), "{said}");
+        for word in ["cannot start a thread", "TasksMax="] {
+            assert!(said.errors().contains(word), "{word}: {said}");
+        }
+        assert!(!daemon.root().exists());
     });
 }
 

@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use overstream_testkit::{Output, block_on, run};
 use serde_json::Value;
 
@@ -313,6 +314,30 @@ fn another_program_at_the_socket_is_told_in_words() {
             errors
         });
         assert!(errors.contains("another program") && errors.contains("http.sock"), "{errors}");
+    });
+}
+
+#[test]
+fn a_program_that_never_answers_is_not_waited_for() {
+    serve(|bed| {
+        let ask = |socket: &Path| {
+            let began = Instant::now();
+            let errors = tool(bed, &["usage", "--socket", &socket.display().to_string()]).fails();
+            assert!(began.elapsed() < Duration::from_secs(30), "{errors}");
+            errors.errors()
+        };
+        // Never accepts.
+        let socket = bed.scratch.join("silent.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let errors = ask(&socket);
+        assert!(errors.contains("no sign of life") && errors.contains("silent.sock"), "{errors}");
+        drop(listener);
+        // A daemon that is stopped, and goes on later.
+        bed.daemon.signal(Signal::SIGSTOP);
+        let errors = ask(bed.daemon.socket());
+        bed.daemon.signal(Signal::SIGCONT);
+        assert!(errors.contains("no sign of life"), "{errors}");
+        tool(bed, &["usage"]).ok();
     });
 }
 

@@ -19,6 +19,8 @@ use crate::wait::holds_within;
 const FILLER: &str = ".filler";
 /// How long a daemon may look at a file system that is being unmounted.
 const BUSY: Duration = Duration::from_secs(5);
+/// How long another mount namespace may keep a copy of a mount.
+const COPIED: Duration = Duration::from_secs(20);
 /// xfs does not make smaller file systems.
 const XFS_MINIMUM_MB: u64 = 300;
 /// btrfs does not make smaller ones that hold anything.
@@ -160,7 +162,13 @@ impl LoopFs {
     #[track_caller]
     pub fn remount(&self) {
         self.unmount();
+        // A container that starts elsewhere has a copy of every mount for a moment. As long as one is left,
+        // mounting gives the same file system again, be it shut down.
+        holds_within(COPIED, || sweep::loops_below(&self.image).is_empty());
         self.mount(&[]).ok();
+        if let Err(error) = self.path.read_dir() {
+            panic!("{} was not mounted anew, somebody keeps it: {error}", self.path.display());
+        }
     }
 
     /// Makes it read-only, as an error on its disk does.

@@ -91,14 +91,20 @@ pub(crate) fn unmount_below(directory: &Path) {
 
 /// Detaches the loop devices whose files lie below `directory`.
 pub(crate) fn detach_loops_below(directory: &Path) {
-    for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-        let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-        if Path::new(file.trim_end()).starts_with(directory) {
-            let device = Path::new("/dev").join(entry.file_name());
-            // An unmount just now may detach it by itself at any moment.
-            Command::new("losetup").arg("-d").arg(device).output().ok();
-        }
+    for device in loops_below(directory) {
+        // An unmount just now may detach it by itself at any moment.
+        Command::new("losetup").arg("-d").arg(device).output().ok();
     }
+}
+
+/// Loop devices on files below a directory, or on that file.
+pub(crate) fn loops_below(directory: &Path) -> Vec<PathBuf> {
+    let is_below = |entry: &fs::DirEntry| {
+        let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+        Path::new(file.trim_end()).starts_with(directory)
+    };
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    devices.filter(is_below).map(|entry| Path::new("/dev").join(entry.file_name())).collect()
 }
 
 /// Removes a cgroup and those below it from every hierarchy; those with processes stay.

@@ -1,8 +1,9 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::process::Command;
 use std::time::Duration;
 
-use overstream_testkit::{FsKind, LoopFs, Scratch, limit};
+use overstream_testkit::{FsKind, LoopFs, Scratch, limit, wait_for};
 
 const EIO: i32 = 5;
 
@@ -52,6 +53,30 @@ fn a_shut_down_file_system_fails(fs: &LoopFs) {
     drop(file);
     fs.remount();
     File::create(fs.join("other")).unwrap();
+}
+
+/// A container that starts meanwhile has a copy of the mount for a moment.
+fn a_copy_of_the_mount_elsewhere_is_waited_for(fs: &LoopFs) {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).unwrap();
+    let mut elsewhere = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sleep", "2"])
+        .spawn()
+        .unwrap();
+    let id = elsewhere.id().to_string();
+    wait_for("the copy", Duration::from_secs(10), || namespace(&id) != namespace("self"));
+    fs.power_loss();
+    fs::write(fs.join("after"), "after").unwrap();
+    assert!(elsewhere.wait().unwrap().success());
+}
+
+#[test]
+fn a_copy_of_the_mount_elsewhere_is_waited_for_ext4() {
+    with_fs(FsKind::Ext4, a_copy_of_the_mount_elsewhere_is_waited_for);
+}
+
+#[test]
+fn a_copy_of_the_mount_elsewhere_is_waited_for_xfs() {
+    with_fs(FsKind::Xfs, a_copy_of_the_mount_elsewhere_is_waited_for);
 }
 
 #[test]
