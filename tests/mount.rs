@@ -502,7 +502,7 @@ fn what_cannot_be_mounted_says_why() {
 
 /// A signal's thread once kept the view, and with it the whiteout that all others are links of.
 ///
-/// SEMANTICS W13
+/// SEMANTICS W20
 #[test]
 fn nothing_is_left_in_work_after_a_deletion_and_an_unmount() {
     with_scratch(|scratch| {

@@ -15,7 +15,7 @@ const ERRORS: [(&str, i32); 4] = [
 /// Of so many calls one fails, unless all do.
 const SAMPLE: usize = 3;
 
-/// SEMANTICS W13
+/// SEMANTICS W21
 #[test]
 fn a_call_that_fails_once_leaves_the_old_or_the_new_view() {
     as_root(|| for_all(failing_everywhere));

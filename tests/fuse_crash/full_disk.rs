@@ -12,7 +12,7 @@ use super::world::{SOON, as_root};
 
 const BIG: usize = 24 << 20;
 
-/// SEMANTICS W13
+/// SEMANTICS W21
 #[test]
 fn a_copy_up_onto_a_full_disk_leaves_nothing() {
     as_root(|| {

@@ -2,7 +2,7 @@
 
 use super::world::{SOON, World, as_root, for_all};
 
-/// SEMANTICS W13
+/// SEMANTICS W20
 #[test]
 fn a_kill_at_any_call_leaves_the_old_or_the_new_view() {
     as_root(|| for_all(killed_everywhere));
