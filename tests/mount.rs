@@ -499,3 +499,29 @@ fn what_cannot_be_mounted_says_why() {
         assert!(run(&mut read_write).fails().errors().contains("read-only"));
     });
 }
+
+/// A signal's thread once kept the view, and with it the whiteout that all others are links of.
+///
+/// SEMANTICS W20
+#[test]
+fn nothing_is_left_in_work_after_a_deletion_and_an_unmount() {
+    with_scratch(|scratch| {
+        let target = layers(scratch);
+        let (upper, work) = (scratch.dir("upper"), scratch.dir("work"));
+        for by_signal in [false, true] {
+            fs::remove_dir_all(&upper).unwrap();
+            fs::create_dir(&upper).unwrap();
+            let mut command = command(scratch.join("b").to_str().unwrap(), &target);
+            command.arg("--upper").arg(&upper).arg("--work").arg(&work);
+            let process = scratch.spawn("mount", &mut command);
+            wait_for("the mount", SOON, || mounts_below(&target) == [target.clone()]);
+            fs::remove_file(target.join("only")).unwrap();
+            match by_signal {
+                true => process.signal(Signal::SIGTERM),
+                false => unmount(&target),
+            }
+            assert!(process.wait_exit(SOON).success(), "{}", process.describe());
+            assert_eq!(fs::read_dir(work.join("work")).unwrap().count(), 0);
+        }
+    });
+}

@@ -336,16 +336,21 @@ impl Overlay {
             let what = What::CopyUp { kind: source.stat.kind, bytes, took: began.elapsed() };
             Change::of(parent, name, what)
         };
-        self.mark_impure(parent, caller)?;
         let work = upper.work();
-        let published = upper.change(caller, change, || {
-            let before = above.stat().at("copy up")?;
-            match &staged {
-                Staged::Unnamed(file) => above.link_open(file, name),
-                Staged::Named(new) => work.dir().rename(new, above, name, RenameFlags::NOREPLACE),
-            }
-            .at("copy up")?;
-            At::Directory(above).set_times(&times(&before)).at("copy up")
+        let published = self.mark_impure(parent, caller).and_then(|()| {
+            upper.change(caller, change, || {
+                let before = above.stat().at("copy up")?;
+                match &staged {
+                    Staged::Unnamed(file) => above.link_open(file, name),
+                    Staged::Named(new) => {
+                        work.dir().rename(new, above, name, RenameFlags::NOREPLACE)
+                    }
+                }
+                .at("copy up")?;
+                // The copy is there: this cannot undo it, nor does it in the kernel.
+                At::Directory(above).set_times(&times(&before)).ok();
+                Ok(())
+            })
         });
         if let (Err(_), Staged::Named(new)) = (&published, &staged) {
             work.discard(new);

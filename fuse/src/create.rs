@@ -268,8 +268,8 @@ impl Overlay {
             if kind == Kind::Directory {
                 self.mark(At::Name(at, &new), Mark::Opaque, b"y")?;
                 at.rename(&new, above, name, RenameFlags::EXCHANGE).at("create")?;
-                // The whiteout is here now.
-                at.remove(&new).at("create")?;
+                // The whiteout is here now; the directory is there, whether it can be deleted or not.
+                at.remove(&new).ok();
             } else {
                 at.rename(&new, above, name, RenameFlags::empty()).at("create")?;
             }

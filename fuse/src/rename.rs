@@ -360,8 +360,8 @@ impl Overlay {
             }
         }
         if let Last::TakeWhiteout { keep: false } = last {
-            // If this fails, the whiteout hides nothing.
-            from.above.remove(from.name).at("rename")?;
+            // It is renamed, whether this works or not; the whiteout hides nothing.
+            from.above.remove(from.name).ok();
         }
         Ok(())
     }

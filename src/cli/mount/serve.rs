@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -46,6 +46,8 @@ pub(super) fn serve(request: Request, parent: Option<Parent>) -> Result<(), Stri
     let mut mounted = bridge::mount(overlay, &target, &options).map_err(at)?;
     let unmounter = mounted.unmounter();
     let (named, overlay) = (target.display().to_string(), mounted.overlay());
+    // Who waits for signals must not keep it: its end empties the work directory.
+    let overlay = Arc::downgrade(&overlay);
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || obey(&signals, &named, unmounter, &overlay))
@@ -124,12 +126,13 @@ fn raise_descriptor_limit() -> Result<(), String> {
 }
 
 /// Unmounts at the first signal that ends; if users hold the mount, ends the process at the second.
-fn obey(signals: &SigSet, target: &str, mut unmounter: Unmounter, overlay: &Overlay) {
+fn obey(signals: &SigSet, target: &str, mut unmounter: Unmounter, overlay: &Weak<Overlay>) {
     let mut in_use = false;
     while let Ok(signal) = signals.wait() {
         match signal {
             Signal::SIGUSR1 => {
-                say(&format!("{target}: {} inodes known, {}", overlay.remembered(), resources()));
+                let known = overlay.upgrade().map_or(0, |overlay| overlay.remembered());
+                say(&format!("{target}: {known} inodes known, {}", resources()));
             }
             _ if in_use => std::process::exit(1),
             _ => match unmounter.unmount() {
