@@ -10,6 +10,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "common/entries.rs"]
+mod entries;
 #[path = "common/served.rs"]
 mod served;
 
@@ -19,6 +21,8 @@ mod write {
     mod copy_up;
     mod frame;
     mod histories;
+    mod hostile;
+    mod listing;
     mod open_files;
     mod pair;
     mod peers;
