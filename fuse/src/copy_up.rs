@@ -213,7 +213,7 @@ impl Overlay {
         if stat.kind != Kind::File {
             return Err(Error::NoEntry);
         }
-        let from = leaf.open(rustix::fs::OFlags::RDONLY)?;
+        let (from, _) = leaf.open(rustix::fs::OFlags::RDONLY)?;
         let mut cost = Cost::new();
         let (to, work) = (self.new_file(upper)?, upper.work());
         let (file, name) = to;

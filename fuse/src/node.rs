@@ -135,17 +135,31 @@ impl Node {
         }
     }
 
-    /// Tells whether this is the file that a lookup found as `lower` or `upper`. One that is being copied up
-    /// is known by its number.
-    pub(crate) fn is(&self, lower: Option<RealId>, upper: Option<RealId>) -> bool {
+    /// Tells whether this is the file that a lookup found as `lower` or `upper`. One that is just being copied up
+    /// is known by what it is copied to (`copy_of`): a mark in a layer can name any number.
+    pub(crate) fn is(
+        &self,
+        lower: Option<RealId>,
+        upper: Option<RealId>,
+        copy_of: Option<Ino>,
+    ) -> bool {
         let ids = match self {
             Self::Directory(dir) => &dir.ids,
             Self::Leaf(leaf) => &leaf.ids,
         };
-        match (upper, ids.upper.get()) {
-            (Some(found), Some(known)) => found == *known,
-            (Some(_), None) => ids.lower.is_some(),
-            (None, _) => lower.is_some() && lower == ids.lower,
+        let same_lower = lower.is_some() && lower == ids.lower;
+        match (self, upper, ids.upper.get()) {
+            (_, Some(found), Some(known)) => found == *known,
+            (Self::Leaf(leaf), Some(_), None) => copy_of == Some(leaf.ino),
+            (Self::Directory(_), Some(_), None) | (_, None, _) => same_lower,
+        }
+    }
+
+    /// Returns it if it is no directory.
+    pub(crate) fn leaf(&self) -> Option<&Arc<Leaf>> {
+        match self {
+            Self::Leaf(leaf) => Some(leaf),
+            Self::Directory(_) => None,
         }
     }
 
@@ -400,8 +414,10 @@ impl Leaf {
 
     /// Says that it has been copied up.
     pub(crate) fn set_upper(&self, place: Place, id: RealId) {
+        let mut now = self.write_place();
+        *now = place;
+        // Who sees this sees the place, too.
         self.ids.upper.get_or_init(|| id);
-        *self.write_place() = place;
     }
 
     /// Tells whether it lies in the upper.
@@ -433,28 +449,6 @@ impl Leaf {
             }
             _ => {}
         }
-    }
-
-    /// Says that it has lost a name; `handle` keeps it, in case this was the last one that is known.
-    pub(crate) fn lose_name(&self, parent: &Arc<Dir>, name: &Name, handle: OwnedFd) {
-        let is_it = |(dir, known): &(Arc<Dir>, Name)| Arc::ptr_eq(dir, parent) && known == name;
-        let mut place = self.write_place();
-        let upper = match &mut *place {
-            Place::Upper(names) => {
-                names.retain(|known| !is_it(known));
-                if !names.is_empty() {
-                    return;
-                }
-                true
-            }
-            Place::Lower { parent: dir, name: known, .. }
-                if Arc::ptr_eq(dir, parent) && known == name =>
-            {
-                false
-            }
-            Place::Lower { .. } | Place::Gone { .. } => return,
-        };
-        *place = Place::Gone { handle, upper };
     }
 
     /// Asks the layer that has it: `lower` by directory and name, or `upper`.
@@ -542,11 +536,44 @@ impl Leaf {
         })
     }
 
-    /// Opens it, in the layer that has it.
-    pub(crate) fn open(&self, flags: OFlags) -> Result<File> {
+    /// Opens it, in the layer that has it; tells whether that is a lower one, which must not be written to.
+    pub(crate) fn open(&self, flags: OFlags) -> Result<(File, bool)> {
         // Should it be a pipe by now, opening it must not wait for a writer.
         let flags = flags | OFlags::NONBLOCK;
-        self.on(|dir, name| dir.open(name), |at| at.open(flags)).at("open")
+        let place = self.place();
+        let lower = matches!(&*place, Place::Lower { .. } | Place::Gone { upper: false, .. });
+        let file = match &*place {
+            Place::Lower { parent, layer, name } => {
+                let dir = parent.lowers.get(*layer).ok_or(Error::Stale)?;
+                dir.open(name)
+            }
+            Place::Upper(names) => named(names).and_then(|at| at.open(flags)),
+            Place::Gone { handle, .. } => At::Handle(handle).open(flags),
+        };
+        Ok((file.at("open")?, lower))
+    }
+}
+
+impl Place {
+    /// Says that a name is lost; `handle` keeps the file, in case this was the last one that is known.
+    pub(crate) fn lose_name(&mut self, parent: &Arc<Dir>, name: &Name, handle: OwnedFd) {
+        let is_it = |(dir, known): &(Arc<Dir>, Name)| Arc::ptr_eq(dir, parent) && known == name;
+        let upper = match self {
+            Self::Upper(names) => {
+                names.retain(|known| !is_it(known));
+                if !names.is_empty() {
+                    return;
+                }
+                true
+            }
+            Self::Lower { parent: dir, name: known, .. }
+                if Arc::ptr_eq(dir, parent) && known == name =>
+            {
+                false
+            }
+            Self::Lower { .. } | Self::Gone { .. } => return,
+        };
+        *self = Self::Gone { handle, upper };
     }
 }
 

@@ -29,7 +29,8 @@ impl Overlay {
     ) -> Result<Option<(Node, Stat)>> {
         let Some(identity) = self.identify(dir, name, &found)? else { return Ok(None) };
         let Identity { preferred, lower, upper } = identity;
-        let same = |node: &Node| node.is(lower, upper);
+        let copy_of = upper.and_then(|id| self.inodes.copy(id));
+        let same = |node: &Node| node.is(lower, upper, copy_of);
         Ok(match found {
             Merged::Absent => None,
             Merged::Leaf(Part { layer, stat }) => {

@@ -116,6 +116,14 @@ pub(crate) fn plan(from: &End, to: &End, onto: Onto) -> Result<Plan> {
     })
 }
 
+/// What becomes of a leaf's name.
+enum Fate<'a> {
+    /// It becomes another one.
+    Moves(&'a Spot<'a>, &'a Spot<'a>),
+    /// It goes; the handle keeps the file.
+    Goes(OwnedFd),
+}
+
 /// A name, and where its directory lies in the upper.
 struct Spot<'a> {
     dir: &'a Arc<Dir>,
@@ -199,13 +207,10 @@ impl Overlay {
         upper.change(
             caller,
             || Change::of(from.dir, from.name, what()),
-            || self.carry_out(plan.last, (from, &source.node), (to, target)),
+            || self.carry_out(plan.last, (from, &source.node), (to, target), handle),
         )?;
-        if let (Some(handle), Some(target)) = (handle, replaced) {
-            match &target.node {
-                Node::Directory(dir) => dir.set_gone(),
-                Node::Leaf(leaf) => leaf.lose_name(to.dir, to.name, handle),
-            }
+        if let Some(dir) = replaced.and_then(Found::dir) {
+            dir.set_gone();
         }
         Ok(())
     }
@@ -295,11 +300,12 @@ impl Overlay {
         let work = upper.work();
         let staged = self.stage_emptied(part)?;
         let change = || Change::of(spot.dir, spot.name, What::Clear);
-        part.pin().at("clear a directory")?;
         upper.change(caller, change, || {
             let swap = || work.dir().rename(&staged, spot.above, spot.name, RenameFlags::EXCHANGE);
             work.publish(&staged, swap).at("clear a directory")
         })?;
+        // Another directory has its name now.
+        part.reopen();
         work.discard(&staged);
         Ok(())
     }
@@ -321,12 +327,13 @@ impl Overlay {
         .at("rename")
     }
 
-    /// Takes the last step, while nobody uses the names of what moves.
+    /// Takes the last step, while nobody uses the names of what moves, or of what is replaced, which `handle` keeps.
     fn carry_out(
         &self,
         last: Last,
         (from, source): (&Spot<'_>, &Node),
         (to, target): (&Spot<'_>, Option<&Found<'_>>),
+        handle: Option<OwnedFd>,
     ) -> Result<()> {
         let exchanged = target.filter(|_| last == Last::Exchange).map(|target| &target.node);
         let movers = [Some((source, from, to)), exchanged.map(|node| (node, to, from))];
@@ -342,18 +349,20 @@ impl Overlay {
             .collect();
         let mut leaves: Vec<_> = movers
             .iter()
-            .filter_map(|(node, from, to)| match node {
-                Node::Leaf(leaf) => Some((leaf, *from, *to)),
-                Node::Directory(_) => None,
-            })
+            .filter_map(|(node, from, to)| Some((node.leaf()?, Fate::Moves(from, to))))
             .collect();
-        leaves.sort_by_key(|(leaf, ..)| Arc::as_ptr(leaf));
-        let mut places: Vec<_> = leaves.iter().map(|(leaf, ..)| leaf.write_place()).collect();
+        let replaced = target.and_then(|target| target.node.leaf());
+        leaves.extend(replaced.zip(handle).map(|(leaf, handle)| (leaf, Fate::Goes(handle))));
+        leaves.sort_by_key(|(leaf, _)| Arc::as_ptr(leaf));
+        let places: Vec<_> =
+            leaves.iter().map(|(leaf, _)| Arc::as_ref(*leaf).write_place()).collect();
         move_dirs(&dirs, || last.call(from, to)).at("rename")?;
-        for (place, (_, from, to)) in places.iter_mut().zip(&leaves) {
-            place.rename((from.dir, from.name), (to.dir, to.name));
+        for (mut place, (_, fate)) in places.into_iter().zip(leaves) {
+            match fate {
+                Fate::Moves(from, to) => place.rename((from.dir, from.name), (to.dir, to.name)),
+                Fate::Goes(handle) => place.lose_name(to.dir, to.name, handle),
+            }
         }
-        drop(places);
         for (node, _, to) in movers {
             if let Node::Directory(dir) = node {
                 dir.set_place(to.dir, to.name);
