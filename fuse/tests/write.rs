@@ -20,6 +20,7 @@ mod write {
     mod frame;
     mod open_files;
     mod pair;
+    mod peer;
     mod rules;
     mod sample;
     mod seen;
