@@ -6,7 +6,7 @@
 #   containerd   containerd, runc and a static busybox to build images from
 #   registry     an image registry
 #   fs           programs for xfs, btrfs, FAT and FUSE
-#   peers        fuse-overlayfs in C, and git to work in it
+#   peers        fuse-overlayfs in C, git to work in it, and what building pjdfstest takes
 set -eu
 
 fail() {
@@ -20,7 +20,7 @@ packages() {
 	containerd) echo containerd runc busybox-static ;;
 	registry) echo docker-registry ;;
 	fs) echo xfsprogs btrfs-progs dosfstools fuse3 ;;
-	peers) echo fuse-overlayfs git ;;
+	peers) echo fuse-overlayfs git libacl1-dev ;;
 	*) fail "no such group: $1 (there are: containerd registry fs peers)" ;;
 	esac
 }

@@ -19,6 +19,9 @@ use crate::inode::Ino;
 use crate::node::{Leaf, Node};
 use crate::overlay::Overlay;
 
+/// The kernel's own flag of an open that is to run the file.
+pub(crate) const EXECUTES: OFlags = OFlags::from_bits_retain(0x20);
+
 /// Names something open; never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle(pub u64);
@@ -55,6 +58,12 @@ impl<T> Handles<T> {
         open.get(&handle.0).map(Arc::clone).ok_or(Error::BadHandle)
     }
 
+    /// Tells whether anything open is such.
+    fn any(&self, is_such: impl Fn(&T) -> bool) -> bool {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values().any(|one| is_such(one))
+    }
+
     /// Forgets a handle, and returns what it named. That is closed when the last operation on it ends.
     pub(crate) fn remove(&self, handle: Handle) -> Option<Arc<T>> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
@@ -68,6 +77,7 @@ pub(crate) struct OpenFile {
     leaf: Arc<Leaf>,
     real: RwLock<Real>,
     writable: bool,
+    executes: bool,
 }
 
 /// The file that holds the data.
@@ -81,8 +91,9 @@ struct Real {
 impl OpenFile {
     /// A file, opened with these flags; `lower` if it is a lower layer's.
     pub(crate) fn new(leaf: Arc<Leaf>, (file, lower): (File, bool), flags: OFlags) -> Self {
-        let real = Real { file: Arc::new(file), lower };
-        Self { leaf, real: RwLock::new(real), writable: may_write(flags) }
+        let real = RwLock::new(Real { file: Arc::new(file), lower });
+        let (writable, executes) = (may_write(flags), flags.contains(EXECUTES));
+        Self { leaf, real, writable, executes }
     }
 
     /// Returns the file that holds the data now.
@@ -133,11 +144,17 @@ impl Overlay {
     /// Opens a file. One that is to be written to is copied up, without the data that `TRUNC` throws away.
     ///
     /// # Errors
-    /// `Unsupported` if the layer has only the file's attributes: its data would read as zeros.
+    /// `Unsupported` if the layer has only the file's attributes: its data would read as zeros. `Running` if `TRUNC`
+    /// would cut a program that runs.
     pub fn open(&self, caller: &Caller, ino: Ino, flags: OFlags) -> Result<Handle> {
         let node = self.inodes.get(ino)?;
         let Node::Leaf(leaf) = &node else { return Err(Error::IsDirectory) };
         let cuts = flags.contains(OFlags::TRUNC);
+        let only_cuts = cuts && !may_write(flags);
+        // For who writes the kernel looks first, but for who only cuts, when it is too late.
+        if only_cuts && self.files.any(|open| open.executes && Arc::ptr_eq(&open.leaf, leaf)) {
+            return Err(Error::Running);
+        }
         if may_write(flags) || cuts {
             let data = if cuts { Data::First(0) } else { Data::All };
             self.copy_up(&node, data, caller)?;
@@ -150,7 +167,11 @@ impl Overlay {
         }
         if cuts {
             let change = || Change::of_node(&node, What::Truncate(0));
-            let cut = || rustix::fs::ftruncate(&real, 0).at("truncate");
+            let cut = || {
+                // Who may write can truncate a file that it opens only to read.
+                let other = if only_cuts { Some(leaf.open(OFlags::WRONLY)?.0) } else { None };
+                rustix::fs::ftruncate(other.as_ref().unwrap_or(&real), 0).at("truncate")
+            };
             self.upper()?.change(caller, change, cut)?;
             if caller.uid != 0 {
                 self.drop_privileges(caller, &node)?;

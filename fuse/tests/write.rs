@@ -21,6 +21,7 @@ mod write {
     mod histories;
     mod open_files;
     mod pair;
+    mod peer;
     mod peers;
     mod permissions;
     mod rules;

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use overstream_fuse::layer::open_layers;
+use overstream_fuse::layer::{Refused, Unclaimable, open_layers};
 use overstream_fuse::{Format, MountOptions, Overlay};
 use overstream_testkit::proto::types::Mount;
-use overstream_testkit::{Mounted, limit, require_fuse, require_root};
+use overstream_testkit::{Mounted, limit, require_fuse, require_root, wait_for};
 
 use crate::served::Served as Fuse;
 
@@ -73,8 +73,15 @@ pub(super) fn as_root(body: impl FnOnce() + Send + 'static) {
 /// Mounts what is tested on `target`, which is made if missing.
 pub(super) fn subject(place: &Place, target: &Path) -> Box<dyn Served> {
     std::fs::create_dir_all(target).unwrap();
-    let layers = open_layers(&place.lowers, Some((&place.upper, &place.work)), target).unwrap();
-    let overlay = Overlay::new(layers, place.format);
+    let mut layers = None;
+    // A process that another thread is just starting has the locks of the mount before until its exec.
+    wait_for("the locks of the mount before", Duration::from_secs(2), || {
+        let opened = open_layers(&place.lowers, Some((&place.upper, &place.work)), target);
+        let busy = matches!(opened, Err(Refused::Upper(Unclaimable::InUse { .. })));
+        layers = (!busy).then(|| opened.unwrap());
+        !busy
+    });
+    let overlay = Overlay::new(layers.unwrap(), place.format);
     Box::new(Fuse::new(overlay, target.to_owned(), &place.data.options()))
 }
 
