@@ -132,7 +132,7 @@ impl Overlay {
             return Err(Error::NoEntry);
         };
         let from_above = from.upper().ok_or(Error::Stale)?;
-        if self.origin(&from, &from_name)?.is_some() {
+        if leaf.entry().is_some() || self.origin(&from, &from_name)?.is_some() {
             self.mark_impure(&dir, caller)?;
         }
         let upper = self.upper()?;

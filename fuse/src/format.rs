@@ -34,6 +34,8 @@ pub(crate) enum Mark {
     Origin,
     /// On a directory: it holds files with the mark `origin`.
     Impure,
+    /// On a file with an index entry: how many names it has.
+    Nlink,
 }
 
 impl Format {
@@ -54,6 +56,7 @@ impl Format {
             Mark::Metacopy => "metacopy",
             Mark::Origin => "origin",
             Mark::Impure => "impure",
+            Mark::Nlink => "nlink",
         };
         [self.prefix(), name].map(OsStr::new).into_iter().collect()
     }

@@ -21,6 +21,7 @@ mod create;
 mod errno;
 mod file;
 mod format;
+mod index;
 mod inode;
 mod known;
 pub mod layer;

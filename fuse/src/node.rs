@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -85,6 +85,10 @@ pub(crate) struct Leaf {
     /// Rank 2.
     copying: Mutex<()>,
     attributes: Known,
+    /// By how many its names in the view outnumber its links in the layer that has it.
+    surplus: AtomicI64,
+    /// The name of its index entry, if it has one.
+    entry: OnceLock<Name>,
     /// It was made here, and nobody has given it a file capability since.
     incapable: AtomicBool,
 }
@@ -382,6 +386,8 @@ impl Leaf {
             place: RwLock::new(place),
             copying: Mutex::default(),
             attributes: Known::default(),
+            surplus: AtomicI64::new(0),
+            entry: OnceLock::new(),
             incapable: AtomicBool::new(false),
         }
     }
@@ -396,10 +402,67 @@ impl Leaf {
         self.place.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that it has been copied up.
-    pub(crate) fn set_upper(&self, place: Place, id: RealId) {
+    /// Says that it has been copied up, and by how many its names outnumber its links now.
+    pub(crate) fn set_upper(&self, place: Place, id: RealId, surplus: i64) {
+        let mut now = self.write_place();
+        self.surplus.store(surplus, Ordering::Release);
         self.ids.upper.get_or_init(|| id);
-        *self.write_place() = place;
+        let old = std::mem::replace(&mut *now, place);
+        drop(now);
+        drop(old);
+    }
+
+    /// Returns the name of its index entry.
+    pub(crate) fn entry(&self) -> Option<&Name> {
+        self.entry.get()
+    }
+
+    /// Says that it has an index entry, unless that is known.
+    pub(crate) fn set_indexed(&self, index: &Arc<Dir>, entry: &Name, id: RealId, surplus: i64) {
+        let mut place = self.write_place();
+        if self.entry.set(entry.clone()).is_err() {
+            return;
+        }
+        self.surplus.store(surplus, Ordering::Release);
+        self.ids.upper.get_or_init(|| id);
+        let named = (Arc::clone(index), entry.clone());
+        match &mut *place {
+            Place::Upper(names) => names.push(named),
+            lower => *lower = Place::Upper(vec![named]),
+        }
+    }
+
+    /// Says that its index entry is gone, as the last of its names; `handle` keeps it.
+    pub(crate) fn lose_entry(&self, index: &Arc<Dir>, handle: OwnedFd) {
+        if let Some(entry) = self.entry() {
+            self.surplus.store(0, Ordering::Release);
+            self.lose_name(index, entry, handle);
+        }
+    }
+
+    /// Returns by how many its names in the view outnumber its links.
+    pub(crate) fn surplus(&self) -> i64 {
+        self.surplus.load(Ordering::Acquire)
+    }
+
+    /// Says that it has so many more names, or less.
+    pub(crate) fn add_to_surplus(&self, more: i64) {
+        self.surplus.fetch_add(more, Ordering::AcqRel);
+    }
+
+    /// Returns how many names it has, of which its layer knows so many.
+    pub(crate) fn links(&self, known: u32) -> u32 {
+        u32::try_from((i64::from(known) + self.surplus()).max(0)).unwrap_or(u32::MAX)
+    }
+
+    /// Tells whether it is known to have a name in the upper.
+    pub(crate) fn has_name(&self, parent: &Arc<Dir>, name: &Name) -> bool {
+        matches!(&*self.place(), Place::Upper(names) if knows(names, parent, name))
+    }
+
+    /// Returns a handle that keeps it.
+    pub(crate) fn pin(&self) -> io::Result<OwnedFd> {
+        self.on(|dir, name| dir.pin(name), |at| at.pin())
     }
 
     /// Tells whether it lies in the upper.
@@ -410,11 +473,7 @@ impl Leaf {
     /// Takes note of a name under which a lookup found it.
     pub(crate) fn add_name(&self, parent: &Arc<Dir>, name: &Name, lower: Option<usize>) {
         let news = match (&*self.place(), lower) {
-            (Place::Upper(names), None) => {
-                let known =
-                    names.iter().any(|(dir, known)| Arc::ptr_eq(dir, parent) && known == name);
-                !known && names.len() < KNOWN_NAMES
-            }
+            (Place::Upper(names), None) => !knows(names, parent, name) && names.len() < KNOWN_NAMES,
             (Place::Gone { upper, .. }, lower) => *upper == lower.is_none(),
             _ => false,
         };
@@ -424,7 +483,8 @@ impl Leaf {
         let (parent, name) = (Arc::clone(parent), name.clone());
         let mut place = self.write_place();
         match (&mut *place, lower) {
-            (Place::Upper(names), None) => names.push((parent, name)),
+            // Before its index entry, which tells people nothing.
+            (Place::Upper(names), None) => names.insert(0, (parent, name)),
             (Place::Gone { upper: true, .. }, None) => *place = Place::Upper(vec![(parent, name)]),
             (Place::Gone { upper: false, .. }, Some(layer)) => {
                 *place = Place::Lower { parent, layer, name };
@@ -433,15 +493,21 @@ impl Leaf {
         }
     }
 
-    /// Says that it has lost a name; `handle` keeps it, in case this was the last one that is known.
-    pub(crate) fn lose_name(&self, parent: &Arc<Dir>, name: &Name, handle: OwnedFd) {
+    /// Says that it has lost a name; `handle` keeps it, in case this was the last one that is known, and is
+    /// given back otherwise.
+    pub(crate) fn lose_name(
+        &self,
+        parent: &Arc<Dir>,
+        name: &Name,
+        handle: OwnedFd,
+    ) -> Option<OwnedFd> {
         let is_it = |(dir, known): &(Arc<Dir>, Name)| Arc::ptr_eq(dir, parent) && known == name;
         let mut place = self.write_place();
         let upper = match &mut *place {
             Place::Upper(names) => {
                 names.retain(|known| !is_it(known));
                 if !names.is_empty() {
-                    return;
+                    return Some(handle);
                 }
                 true
             }
@@ -450,9 +516,10 @@ impl Leaf {
             {
                 false
             }
-            Place::Lower { .. } | Place::Gone { .. } => return,
+            Place::Lower { .. } | Place::Gone { .. } => return Some(handle),
         };
         *place = Place::Gone { handle, upper };
+        None
     }
 
     /// Asks the layer that has it: `lower` by directory and name, or `upper`.
@@ -479,13 +546,11 @@ impl Leaf {
         }
     }
 
-    /// Returns its attributes. A file of a lower layer that has lost its name here has one link less than there.
+    /// Returns its attributes, with as many links as it has names in the view.
     pub(crate) fn stat(&self) -> Result<Stat> {
         let mut stat =
             self.on(|dir, name| dir.look(name)?.ok_or(Errno::STALE), |at| at.stat()).at("stat")?;
-        if matches!(&*self.place(), Place::Gone { upper: false, .. }) {
-            stat.links = stat.links.saturating_sub(1);
-        }
+        stat.links = self.links(stat.links);
         Ok(stat)
     }
 
@@ -527,6 +592,10 @@ impl Leaf {
         let flags = flags | OFlags::NONBLOCK;
         self.on(|dir, name| dir.open(name), |at| at.open(flags)).at("open")
     }
+}
+
+fn knows(names: &[(Arc<Dir>, Name)], parent: &Arc<Dir>, name: &Name) -> bool {
+    names.iter().any(|(dir, known)| Arc::ptr_eq(dir, parent) && known == name)
 }
 
 fn named(names: &[(Arc<Dir>, Name)]) -> io::Result<At<'_>> {

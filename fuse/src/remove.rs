@@ -14,7 +14,7 @@ use crate::caller::Caller;
 use crate::change::{Change, What};
 use crate::errno::{Context, Error, Result};
 use crate::inode::Ino;
-use crate::layer::{Kind, LayerDir, Name, Stat};
+use crate::layer::{Kind, Name, Stat};
 use crate::lookup::{Layer, Part, lookup, lookup_lowers};
 use crate::merge::Merged;
 use crate::node::{Dir, Node, Writing};
@@ -51,6 +51,11 @@ pub(crate) struct Found<'a> {
 }
 
 impl Found<'_> {
+    /// Tells whether it is no directory, and only a lower layer has it under this name.
+    pub(crate) fn is_lower_leaf(&self) -> bool {
+        matches!(self.node, Node::Leaf(_)) && !self.is_in_upper()
+    }
+
     /// Returns it if it is a directory.
     pub(crate) fn dir(&self) -> Option<&Arc<Dir>> {
         match &self.node {
@@ -90,16 +95,14 @@ impl Overlay {
         };
         let above = self.copy_up_dir(&dir, caller)?;
         let _alone = found.node.lock();
-        let (handle, lower_shows) = match part.layer {
-            Layer::Upper => (above.as_ref() as &dyn LayerDir, self.lower_shows(&dir, &name)?),
-            Layer::Lower(layer) => {
-                refuse_locked(&part.stat)?;
-                (dir.lowers.get(layer).ok_or(Error::Stale)?.as_ref(), true)
-            }
-        };
-        let handle = handle.pin(&name).at("delete")?;
+        let in_upper = part.layer == Layer::Upper;
+        if !in_upper {
+            refuse_locked(&part.stat)?;
+        }
+        let lower_shows = !in_upper || self.lower_shows(&dir, &name)?;
+        let handle = leaf.pin().at("delete")?;
         let work = self.upper()?.work();
-        let plan = plan(part.layer == Layer::Upper, lower_shows);
+        let plan = plan(in_upper, lower_shows);
         self.upper()?.change(
             caller,
             || Change::of(&dir, &name, plan.what(part.stat.kind)),
@@ -112,8 +115,7 @@ impl Overlay {
                 .at("delete")
             },
         )?;
-        leaf.lose_name(&dir, &name, handle);
-        Ok(())
+        self.lose_name(leaf, (&dir, &name), !in_upper, handle)
     }
 
     /// Deletes a directory that shows no entries.

@@ -181,9 +181,9 @@ impl Overlay {
         }
         let from = &Spot { dir, above: &self.copy_up_dir(dir, caller)?, name };
         let to = &Spot { dir: to_dir, above: &self.copy_up_dir(to_dir, caller)?, name: to_name };
-        self.copy_up(&source.node, Data::All, caller)?;
+        self.bring_up(from, source, caller)?;
         if let Some(target) = target.filter(|_| onto == Onto::Exchange) {
-            self.copy_up(&target.node, Data::All, caller)?;
+            self.bring_up(to, target, caller)?;
         }
         self.prepare(caller, &plan, (from, source), (to, target))?;
         let upper = self.upper()?;
@@ -201,13 +201,28 @@ impl Overlay {
             || Change::of(from.dir, from.name, what()),
             || self.carry_out(plan.last, (from, &source.node), (to, target)),
         )?;
-        if let (Some(handle), Some(target)) = (handle, replaced) {
-            match &target.node {
-                Node::Directory(dir) => dir.set_gone(),
-                Node::Leaf(leaf) => leaf.lose_name(to.dir, to.name, handle),
+        match (handle, replaced.map(|target| &target.node)) {
+            (Some(handle), Some(Node::Leaf(leaf))) => {
+                let in_lower = replaced.is_some_and(Found::is_lower_leaf);
+                self.lose_name(leaf, (to.dir, to.name), in_lower, handle)
             }
+            (_, Some(Node::Directory(dir))) => {
+                dir.set_gone();
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Makes sure that the upper has what is to be moved, under the name that it is found under.
+    fn bring_up(&self, spot: &Spot<'_>, found: &Found<'_>, caller: &Caller) -> Result<()> {
+        self.copy_up(&found.node, Data::All, caller)?;
+        let Node::Leaf(leaf) = &found.node else { return Ok(()) };
+        let _alone = found.node.lock();
+        if !found.is_lower_leaf() || leaf.has_name(spot.dir, spot.name) {
+            return Ok(());
+        }
+        self.link_up(leaf, (spot.dir, spot.above, spot.name), caller)
     }
 
     fn refuse_locked_lower(&self, found: &Found<'_>) -> Result<()> {
@@ -276,7 +291,9 @@ impl Overlay {
     /// Tells whether a file was copied up, or is a directory that holds such files' marks itself.
     fn has_origin(&self, spot: &Spot<'_>, found: &Found<'_>) -> Result<bool> {
         match &found.node {
-            Node::Leaf(_) => Ok(self.origin(spot.dir, spot.name)?.is_some()),
+            Node::Leaf(leaf) => {
+                Ok(leaf.entry().is_some() || self.origin(spot.dir, spot.name)?.is_some())
+            }
             Node::Directory(_) => {
                 let at = spot.above.as_ref();
                 Ok(self.format.read(at, Some(spot.name), Mark::Origin)?.is_some())
@@ -311,8 +328,10 @@ impl Overlay {
         {
             part.pin().at("rename")?;
         }
-        let (Merged::Leaf(part) | Merged::Directory(part, _)) = &target.merged else {
-            return Err(Error::Stale);
+        let part = match (&target.node, &target.merged) {
+            (Node::Leaf(leaf), _) => return leaf.pin().at("rename"),
+            (_, Merged::Directory(part, _)) => part,
+            _ => return Err(Error::Stale),
         };
         match part.layer {
             Layer::Upper => to.above.open_with(to.name, rustix::fs::OFlags::PATH),

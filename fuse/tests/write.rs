@@ -18,6 +18,7 @@ mod write {
     mod cases;
     mod copy_up;
     mod frame;
+    mod links;
     mod open_files;
     mod pair;
     mod rules;

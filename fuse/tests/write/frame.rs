@@ -42,6 +42,8 @@ pub(super) struct Place {
     pub(super) work: PathBuf,
     pub(super) format: Format,
     pub(super) data: Data,
+    /// Whether hard links are kept.
+    pub(super) index: bool,
 }
 
 /// A mounted overlay; dropping it gets rid of it in any case.
@@ -73,7 +75,10 @@ pub(super) fn as_root(body: impl FnOnce() + Send + 'static) {
 /// Mounts what is tested on `target`, which is made if missing.
 pub(super) fn subject(place: &Place, target: &Path) -> Box<dyn Served> {
     std::fs::create_dir_all(target).unwrap();
-    let layers = open_layers(&place.lowers, Some((&place.upper, &place.work)), target).unwrap();
+    let mut layers = open_layers(&place.lowers, Some((&place.upper, &place.work)), target).unwrap();
+    if !place.index {
+        layers.upper().unwrap().set_no_index();
+    }
     let overlay = Overlay::new(layers, place.format);
     Box::new(Fuse::new(overlay, target.to_owned(), &place.data.options()))
 }
@@ -99,7 +104,8 @@ pub(super) fn kernel(place: &Place, target: &Path) -> Box<dyn Served> {
         format!("workdir={}", place.work.display()),
     ];
     // The host may have other defaults, with which the kernel marks more.
-    options.extend(["index=off", "xino=off"].map(str::to_owned));
+    let index = if place.index { "index=on" } else { "index=off" };
+    options.extend([index, "xino=off"].map(str::to_owned));
     match place.format {
         Format::Trusted => options.extend(["redirect_dir=off", "metacopy=off"].map(str::to_owned)),
         // This excludes the two.
