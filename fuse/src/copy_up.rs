@@ -21,6 +21,7 @@ use crate::index::{self, Index};
 use crate::layer::{At, HostDir, Kind, LayerDir, Name, Stat};
 use crate::node::{Dir, Leaf, Node, Place, RealId};
 use crate::overlay::Overlay;
+use crate::protattr;
 use crate::upper::Upper;
 use crate::xattr;
 
@@ -106,7 +107,6 @@ impl Overlay {
         let Some((parent, name)) = dir.place().clone() else { return Err(Error::ReadOnly) };
         let lower = dir.top().at("copy up")?;
         let source = Source { dir: lower, name: None, stat: dir.stat()?, entry: None };
-        refuse_locked(&source.stat)?;
         let staged = self.stage_dir(upper, &source)?;
         let work = upper.work();
         let id = work.publish(&staged, || At::Name(work.dir(), &staged).stat());
@@ -189,7 +189,6 @@ impl Overlay {
     ) -> Result<()> {
         let (upper, mut cost) = (self.upper()?, Cost::new());
         let name = source.name.ok_or(Error::Stale)?;
-        refuse_locked(&source.stat)?;
         if let (Some(entry), Some(index)) = (&source.entry, upper.index())
             && let Some(found) = index.look(entry)?
         {
@@ -296,6 +295,7 @@ impl Overlay {
         let (file, name) = self.new_file(upper)?;
         let staged = (|| {
             cost.bytes = copy_data(from, &file, &source.stat, data).at("copy up")?;
+            protattr::copy_flags(from, &file);
             self.dress(source, At::Handle(&file))?;
             if cost.bytes > 0 && !upper.is_volatile() {
                 rustix::fs::fdatasync(&file).at("copy up")?;
@@ -351,6 +351,7 @@ impl Overlay {
                 marked => marked?,
             }
         }
+        self.protect_copy(stat, copy)?;
         copy.set_times(&times(stat)).at("copy up")
     }
 
@@ -451,11 +452,6 @@ impl Cost {
     fn new() -> Self {
         Self { began: Instant::now(), bytes: 0 }
     }
-}
-
-/// What nobody may change is not copied up either.
-fn refuse_locked(stat: &Stat) -> Result<()> {
-    if stat.locked { Err(Error::NotPermitted) } else { Ok(()) }
 }
 
 /// Owner first: changing it takes away setuid.

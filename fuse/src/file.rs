@@ -18,6 +18,7 @@ use crate::errno::{Context, Error, Result};
 use crate::inode::Ino;
 use crate::node::{Leaf, Node, Place};
 use crate::overlay::Overlay;
+use crate::protattr::Use;
 
 /// Names something open; never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,6 +119,7 @@ impl Overlay {
         let Node::Leaf(leaf) = &node else { return Err(Error::IsDirectory) };
         let cuts = flags.contains(OFlags::TRUNC);
         if may_write(flags) || cuts {
+            self.allow(&node, Use::Write { at_end: flags.contains(OFlags::APPEND) && !cuts })?;
             let data = if cuts { Data::First(0) } else { Data::All };
             self.copy_up(&node, data, caller)?;
         } else if let Place::Lower { parent, layer, name } = &*leaf.place() {
@@ -197,6 +199,9 @@ impl Overlay {
         if !file.writable {
             return Err(Error::BadHandle);
         }
+        let what =
+            if (mode - FallocateFlags::KEEP_SIZE).is_empty() { Use::Touch } else { Use::Resize };
+        self.allow(&Node::Leaf(Arc::clone(&file.leaf)), what)?;
         rustix::fs::fallocate(file.real()?, mode, offset, length).at("allocate")
     }
 

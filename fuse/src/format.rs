@@ -36,6 +36,8 @@ pub(crate) enum Mark {
     Impure,
     /// On a file with an index entry: how many names it has.
     Nlink,
+    /// On a file of the upper: nobody may change it.
+    Protattr,
 }
 
 impl Format {
@@ -57,6 +59,7 @@ impl Format {
             Mark::Origin => "origin",
             Mark::Impure => "impure",
             Mark::Nlink => "nlink",
+            Mark::Protattr => "protattr",
         };
         [self.prefix(), name].map(OsStr::new).into_iter().collect()
     }

@@ -20,6 +20,7 @@ use crate::format::Format;
 use crate::inode::Ino;
 use crate::known::Known;
 use crate::layer::{At, HostDir, LayerDir, Name, Stat};
+use crate::protattr::{Guard, Protection};
 use crate::xattr;
 
 /// As many names of one file are remembered; others are found again when they are looked up.
@@ -71,6 +72,7 @@ pub(crate) struct Dir {
     /// Rank 2.
     copying: Mutex<()>,
     gone: AtomicBool,
+    guard: Guard,
     impure: Known,
 }
 
@@ -85,6 +87,7 @@ pub(crate) struct Leaf {
     /// Rank 2.
     copying: Mutex<()>,
     attributes: Known,
+    guard: Guard,
     /// By how many its names in the view outnumber its links in the layer that has it.
     surplus: AtomicI64,
     /// The name of its index entry, if it has one.
@@ -189,6 +192,24 @@ impl Node {
         copying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is known of its protection.
+    pub(crate) fn guard(&self) -> &Guard {
+        match self {
+            Self::Directory(dir) => &dir.guard,
+            Self::Leaf(leaf) => &leaf.guard,
+        }
+    }
+
+    /// Opens it in the layer that has it, to ask for what can be asked of open files only.
+    pub(crate) fn open_to_ask(&self) -> Result<File> {
+        match self {
+            Self::Directory(dir) => {
+                dir.top().and_then(LayerDir::open_self).map(File::from).at("open")
+            }
+            Self::Leaf(leaf) => leaf.open(OFlags::RDONLY),
+        }
+    }
+
     /// Returns its attributes in the layer that has it.
     pub(crate) fn stat(&self) -> Result<Stat> {
         match self {
@@ -246,6 +267,7 @@ impl Dir {
             absent: Mutex::default(),
             copying: Mutex::default(),
             gone: AtomicBool::new(false),
+            guard: Guard::default(),
             impure: Known::default(),
         }
     }
@@ -386,6 +408,7 @@ impl Leaf {
             place: RwLock::new(place),
             copying: Mutex::default(),
             attributes: Known::default(),
+            guard: Guard::default(),
             surplus: AtomicI64::new(0),
             entry: OnceLock::new(),
             incapable: AtomicBool::new(false),
@@ -578,6 +601,7 @@ impl Leaf {
     /// Says that it is new, so that it has no file capability.
     pub(crate) fn set_new(&self) {
         self.incapable.store(true, Ordering::Release);
+        self.guard.set(Protection::default());
     }
 
     /// Says that it may have attributes now.

@@ -22,8 +22,9 @@ use crate::lookup::{InUpper, Layer, look_in_upper};
 use crate::merge::Merged;
 use crate::node::{Dir, Node, Place};
 use crate::overlay::Overlay;
+use crate::protattr::Use;
 use crate::readdir::{is_bare, is_empty};
-use crate::remove::{Found, lock_names, refuse_locked};
+use crate::remove::{Found, lock_names};
 use crate::upper;
 
 /// What a rename does with what is under the new name.
@@ -171,13 +172,14 @@ impl Overlay {
         let lower_shows = !source.is_in_upper() || self.lower_shows(dir, name)?;
         let from = End { lower_shows, ..self.end(dir, name, Some(source))? };
         let ends = (from, self.end(to_dir, to_name, target)?);
+        let one = target.is_some_and(|target| target.node.ino() == source.node.ino());
+        if !one {
+            self.allow_rename((dir, source), (to_dir, target))?;
+        }
         let plan = plan(&ends.0, &ends.1, onto)?;
-        if target.is_some_and(|target| target.node.ino() == source.node.ino()) {
+        if one {
             // Two names of one file: nothing is to be done, as everywhere.
             return Ok(());
-        }
-        for found in [Some(source), target].into_iter().flatten() {
-            self.refuse_locked_lower(found)?;
         }
         let from = &Spot { dir, above: &self.copy_up_dir(dir, caller)?, name };
         let to = &Spot { dir: to_dir, above: &self.copy_up_dir(to_dir, caller)?, name: to_name };
@@ -214,6 +216,23 @@ impl Overlay {
         }
     }
 
+    /// Refuses to move or replace what is protected from it.
+    fn allow_rename(
+        &self,
+        (dir, source): (&Arc<Dir>, &Found<'_>),
+        (to_dir, target): (&Arc<Dir>, Option<&Found<'_>>),
+    ) -> Result<()> {
+        for (dir, found) in [(dir, Some(source)), (to_dir, target)] {
+            if let Some(Merged::Leaf(part) | Merged::Directory(part, _)) =
+                found.map(|found| &found.merged)
+                && let Some(found) = found
+            {
+                self.allow_loss(dir, &found.node, &part.stat)?;
+            }
+        }
+        self.allow_in(to_dir, Use::Make)
+    }
+
     /// Makes sure that the upper has what is to be moved, under the name that it is found under.
     fn bring_up(&self, spot: &Spot<'_>, found: &Found<'_>, caller: &Caller) -> Result<()> {
         self.copy_up(&found.node, Data::All, caller)?;
@@ -223,15 +242,6 @@ impl Overlay {
             return Ok(());
         }
         self.link_up(leaf, (spot.dir, spot.above, spot.name), caller)
-    }
-
-    fn refuse_locked_lower(&self, found: &Found<'_>) -> Result<()> {
-        match &found.merged {
-            Merged::Leaf(part) | Merged::Directory(part, _) if part.layer != Layer::Upper => {
-                refuse_locked(&part.stat)
-            }
-            _ => Ok(()),
-        }
     }
 
     fn end(&self, parent: &Dir, name: &Name, found: Option<&Found<'_>>) -> Result<End> {

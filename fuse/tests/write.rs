@@ -17,6 +17,7 @@ mod write {
     mod both;
     mod cases;
     mod copy_up;
+    mod flags;
     mod frame;
     mod links;
     mod open_files;

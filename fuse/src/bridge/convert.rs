@@ -50,7 +50,7 @@ pub(super) fn device(device: u32) -> (u32, u32) {
 
 /// Returns what of open(2)'s flags matters.
 pub(super) fn open_flags(flags: i32) -> OFlags {
-    let known = OFlags::RDWR | OFlags::WRONLY | OFlags::TRUNC | OFlags::EXCL;
+    let known = OFlags::RDWR | OFlags::WRONLY | OFlags::TRUNC | OFlags::EXCL | OFlags::APPEND;
     OFlags::from_bits_truncate(flags.cast_unsigned()) & known
 }
 
