@@ -19,6 +19,7 @@ mod write {
     mod copy_up;
     mod flags;
     mod frame;
+    mod limits;
     mod links;
     mod open_files;
     mod pair;
