@@ -192,7 +192,7 @@ impl Overlay {
     }
 
     /// Tells whether a file has several names, and can have the marks.
-    fn is_linked(&self, stat: &Stat) -> bool {
+    pub(crate) fn is_linked(&self, stat: &Stat) -> bool {
         let markable = self.format == Format::Trusted || stat.kind == Kind::File;
         stat.links > 1 && stat.kind != Kind::Directory && markable
     }

@@ -5,9 +5,9 @@
 //! Read from the rules outwards: `name` and `merge` (pure: how the layers' answers about one name become
 //! the overlay's), `format`, `whiteout`, `opaque`, `origin` and `xattr` (what marks mean on disk), `lookup` and
 //! `readdir` (asking the layers), `node`, `inode` and `remember` (what is known), `create`, `remove`, `rename`,
-//! `attr`, `protattr`, `copy_up` and `index` (what changes the view), `upper`, `change` and `work` (the one door to the disk), `file`
-//! (what is open), [`Overlay`] (one short method per operation), and `bridge`, the only room that knows FUSE.
-//! Layers are reached through directories beneath a handle, never by an absolute path.
+//! `attr`, `protattr`, `copy_up` and `index` (what changes the view), `upper`, `change` and `work` (the one door
+//! to the disk), `file` (what is open), [`Overlay`] (one short method per operation), and `bridge`, the only room
+//! that knows FUSE. Layers are reached through directories beneath a handle, never by an absolute path.
 //!
 //! Dependencies point one way: the daemon uses this crate, never the reverse.
 

@@ -63,9 +63,10 @@ impl Overlay {
     fn remember_leaf(&self, dir: &Arc<Dir>, name: &Name, part: &Part) -> Result<(Node, Stat)> {
         loop {
             let version = self.index().map(Index::version);
-            let (entry, indexed) = self.indexed(dir, name, part)?;
+            let linked = part.layer != Layer::Upper && self.is_linked(&part.stat);
+            let indexed = self.indexed(dir, name, part)?;
             let Identity { preferred, lower, upper } = self.identify_leaf(dir, name, part)?;
-            let upper = upper.or(indexed.as_ref().map(RealId::of));
+            let upper = upper.or(indexed.as_ref().map(|(_, found)| RealId::of(found)));
             let node = self.inodes.add(
                 preferred,
                 |node| node.is(lower, upper),
@@ -76,9 +77,9 @@ impl Overlay {
             );
             let stat = match &node {
                 // It was copied up under another name meanwhile, and might have been forgotten.
-                _ if entry.is_some() && version != self.index().map(Index::version) => None,
+                _ if linked && version != self.index().map(Index::version) => None,
                 Node::Leaf(leaf) => {
-                    let known = self.known_leaf(leaf, (dir, name), part, entry.zip(indexed));
+                    let known = self.known_leaf(leaf, (dir, name), part, indexed);
                     Some(known.inspect_err(|_| self.inodes.forget(node.ino(), 1))?)
                 }
                 Node::Directory(_) => Some(part.stat),
@@ -90,17 +91,18 @@ impl Overlay {
         }
     }
 
-    /// Returns the name in the index that a file found in a lower layer may have, and what is there.
-    fn indexed(&self, dir: &Dir, name: &Name, part: &Part) -> Result<(Option<Name>, Option<Stat>)> {
-        let (Some(index), Layer::Lower(layer)) = (self.index(), part.layer) else {
-            return Ok((None, None));
+    /// Returns the index entry of a file found in a lower layer, if it has been copied up under any name.
+    fn indexed(&self, dir: &Dir, name: &Name, part: &Part) -> Result<Option<(Name, Stat)>> {
+        let index = self.index().filter(|index| index.version() > 0);
+        let (Some(index), Layer::Lower(layer)) = (index, part.layer) else {
+            return Ok(None);
         };
         let lower = dir.lowers.get(layer).ok_or(Error::Stale)?;
         let Some(entry) = self.entry_of(lower.as_ref(), Some(name), &part.stat) else {
-            return Ok((None, None));
+            return Ok(None);
         };
         let found = index.look(&entry)?.filter(|found| found.kind == part.stat.kind);
-        Ok((Some(entry), found))
+        Ok(found.map(|found| (entry, found)))
     }
 
     /// Takes note of a name and an index entry of a file; returns its attributes.
