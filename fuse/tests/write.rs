@@ -17,8 +17,11 @@ mod write {
     mod both;
     mod cases;
     mod copy_up;
+    mod flags;
     mod frame;
     mod histories;
+    mod limits;
+    mod links;
     mod open_files;
     mod pair;
     mod peer;

@@ -203,12 +203,6 @@ impl HostDir {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | no_terminal;
         rustix::fs::openat2(self.fd()?, name.as_os_str(), flags, Mode::empty(), BENEATH)
     }
-
-    /// Opens the directory itself for listing or syncing.
-    pub(crate) fn open_self(&self) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::openat2(self.fd()?, ".", flags, Mode::empty(), BENEATH)
-    }
 }
 
 impl Drop for HostDir {
@@ -260,6 +254,11 @@ impl LayerDir for HostDir {
             }
         }
         Ok(())
+    }
+
+    fn open_self(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat2(self.fd()?, ".", flags, Mode::empty(), BENEATH)
     }
 
     fn read_link(&self, name: &Name) -> io::Result<Vec<u8>> {

@@ -42,6 +42,8 @@ pub(super) struct Place {
     pub(super) work: PathBuf,
     pub(super) format: Format,
     pub(super) data: Data,
+    /// Whether hard links are kept.
+    pub(super) index: bool,
 }
 
 /// A mounted overlay; dropping it gets rid of it in any case.
@@ -81,7 +83,11 @@ pub(super) fn subject(place: &Place, target: &Path) -> Box<dyn Served> {
         layers = (!busy).then(|| opened.unwrap());
         !busy
     });
-    let overlay = Overlay::new(layers.unwrap(), place.format);
+    let mut layers = layers.unwrap();
+    if !place.index {
+        layers.upper().unwrap().set_no_index();
+    }
+    let overlay = Overlay::new(layers, place.format);
     Box::new(Fuse::new(overlay, target.to_owned(), &place.data.options()))
 }
 
@@ -106,7 +112,8 @@ pub(super) fn kernel(place: &Place, target: &Path) -> Box<dyn Served> {
         format!("workdir={}", place.work.display()),
     ];
     // The host may have other defaults, with which the kernel marks more.
-    options.extend(["index=off", "xino=off"].map(str::to_owned));
+    let index = if place.index { "index=on" } else { "index=off" };
+    options.extend([index, "xino=off"].map(str::to_owned));
     match place.format {
         Format::Trusted => options.extend(["redirect_dir=off", "metacopy=off"].map(str::to_owned)),
         // This excludes the two.
