@@ -133,7 +133,7 @@ impl Layers {
         for (number, lower) in lowers.iter().enumerate() {
             for dir in DIRS {
                 fs::create_dir(lower.join(dir)).unwrap();
-                for name in (0..NAMES).filter(|name| (name + number as u64) % 3 != 0) {
+                for name in (0..NAMES).filter(|name| !(name + number as u64).is_multiple_of(3)) {
                     let path = lower.join(dir).join(format!("n{name}"));
                     fs::write(&path, vec![b'0'; 40_000]).unwrap();
                     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
