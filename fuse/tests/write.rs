@@ -10,6 +10,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "common/entries.rs"]
+mod entries;
 #[path = "common/served.rs"]
 mod served;
 
@@ -20,6 +22,8 @@ mod write {
     mod flags;
     mod frame;
     mod histories;
+    mod hostile;
+    mod listing;
     mod limits;
     mod links;
     mod open_files;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::mount::MsFlags;
 use overstream_fuse::layer::{Refused, Unclaimable, open_layers};
 use overstream_fuse::{Format, MountOptions, Overlay};
 use overstream_testkit::proto::types::Mount;
@@ -70,6 +71,12 @@ pub(super) fn as_root(body: impl FnOnce() + Send + 'static) {
     if require_root() && require_fuse() {
         limit(Duration::from_secs(if full() { 1800 } else { 180 }), body);
     }
+}
+
+/// Mounts a file system in memory, which goes with the scratch directory that it is in.
+pub(super) fn mount_memory(path: &Path) {
+    let tmpfs = Some("tmpfs");
+    nix::mount::mount(tmpfs, path, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
 }
 
 /// Mounts what is tested on `target`, which is made if missing.

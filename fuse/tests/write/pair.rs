@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::mount::MsFlags;
 use overstream_fuse::Format;
 use overstream_testkit::facts::{self, Tree, assert_same};
 use overstream_testkit::{Scratch, run};
 
-use super::frame::{Data, Place, Served, kernel, subject};
+use super::frame::{Data, Place, Served, kernel, mount_memory, subject};
 use super::seen::{Eye, assert_clean};
 
 /// Layers to fill before anything is mounted: the upper one, and two lower ones from the topmost down.
@@ -70,8 +69,7 @@ impl Pair {
         let Setup { format, data, on_disk, index } = setup;
         let base = scratch.dir("layers");
         if !on_disk {
-            let tmpfs = Some("tmpfs");
-            nix::mount::mount(tmpfs, &base, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
+            mount_memory(&base);
         }
         let make = |name: &str| {
             fs::create_dir(base.join(name)).unwrap();
