@@ -420,28 +420,6 @@ impl Leaf {
         }
     }
 
-    /// Says that it has lost a name; `handle` keeps it, in case this was the last one that is known.
-    pub(crate) fn lose_name(&self, parent: &Arc<Dir>, name: &Name, handle: OwnedFd) {
-        let is_it = |(dir, known): &(Arc<Dir>, Name)| Arc::ptr_eq(dir, parent) && known == name;
-        let mut place = self.write_place();
-        let upper = match &mut *place {
-            Place::Upper(names) => {
-                names.retain(|known| !is_it(known));
-                if !names.is_empty() {
-                    return;
-                }
-                true
-            }
-            Place::Lower { parent: dir, name: known, .. }
-                if Arc::ptr_eq(dir, parent) && known == name =>
-            {
-                false
-            }
-            Place::Lower { .. } | Place::Gone { .. } => return,
-        };
-        *place = Place::Gone { handle, upper };
-    }
-
     /// Asks the layer that has it: `lower` by directory and name, or `upper`.
     pub(crate) fn on<T>(
         &self,
@@ -513,6 +491,25 @@ impl Leaf {
         // Should it be a pipe by now, opening it must not wait for a writer.
         let flags = flags | OFlags::NONBLOCK;
         self.on(|dir, name| dir.open(name), |at| at.open(flags)).at("open")
+    }
+}
+
+impl Place {
+    /// Says that the file has lost a name; `handle` keeps it, in case this was the last one that is known.
+    pub(crate) fn lose_name(&mut self, parent: &Arc<Dir>, name: &Name, handle: OwnedFd) {
+        let is_it = |dir: &Arc<Dir>, known: &Name| Arc::ptr_eq(dir, parent) && known == name;
+        let upper = match self {
+            Self::Upper(names) => {
+                names.retain(|(dir, known)| !is_it(dir, known));
+                if !names.is_empty() {
+                    return;
+                }
+                true
+            }
+            Self::Lower { parent: dir, name: known, .. } if is_it(dir, known) => false,
+            Self::Lower { .. } | Self::Gone { .. } => return,
+        };
+        *self = Self::Gone { handle, upper };
     }
 }
 

@@ -100,6 +100,8 @@ impl Overlay {
         let handle = handle.pin(&name).at("delete")?;
         let work = self.upper()?.work();
         let plan = plan(part.layer == Layer::Upper, lower_shows);
+        // Nobody reaches what comes in its place by its name.
+        let mut place = leaf.write_place();
         self.upper()?.change(
             caller,
             || Change::of(&dir, &name, plan.what(part.stat.kind)),
@@ -112,7 +114,7 @@ impl Overlay {
                 .at("delete")
             },
         )?;
-        leaf.lose_name(&dir, &name, handle);
+        place.lose_name(&dir, &name, handle);
         Ok(())
     }
 

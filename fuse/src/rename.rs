@@ -123,6 +123,14 @@ struct Spot<'a> {
     name: &'a Name,
 }
 
+/// What becomes of a file's name.
+enum Fate<'a> {
+    /// It is another one.
+    Move(&'a Spot<'a>, &'a Spot<'a>),
+    /// It is gone.
+    Lose(OwnedFd),
+}
+
 impl Overlay {
     /// Renames a file.
     pub fn rename(
@@ -199,13 +207,10 @@ impl Overlay {
         upper.change(
             caller,
             || Change::of(from.dir, from.name, what()),
-            || self.carry_out(plan.last, (from, &source.node), (to, target)),
+            || self.carry_out(plan.last, (from, &source.node), (to, target), handle),
         )?;
-        if let (Some(handle), Some(target)) = (handle, replaced) {
-            match &target.node {
-                Node::Directory(dir) => dir.set_gone(),
-                Node::Leaf(leaf) => leaf.lose_name(to.dir, to.name, handle),
-            }
+        if let Some(Node::Directory(dir)) = replaced.map(|target| &target.node) {
+            dir.set_gone();
         }
         Ok(())
     }
@@ -321,12 +326,13 @@ impl Overlay {
         .at("rename")
     }
 
-    /// Takes the last step, while nobody uses the names of what moves.
+    /// Takes the last step, while nobody uses the names of what moves or is replaced, which `handle` keeps.
     fn carry_out(
         &self,
         last: Last,
         (from, source): (&Spot<'_>, &Node),
         (to, target): (&Spot<'_>, Option<&Found<'_>>),
+        handle: Option<OwnedFd>,
     ) -> Result<()> {
         let exchanged = target.filter(|_| last == Last::Exchange).map(|target| &target.node);
         let movers = [Some((source, from, to)), exchanged.map(|node| (node, to, from))];
@@ -340,20 +346,25 @@ impl Overlay {
                 Node::Leaf(_) => None,
             })
             .collect();
-        let mut leaves: Vec<_> = movers
-            .iter()
-            .filter_map(|(node, from, to)| match node {
-                Node::Leaf(leaf) => Some((leaf, *from, *to)),
+        let replaced =
+            target.zip(handle).map(|(target, handle)| (&target.node, Fate::Lose(handle)));
+        let fates = movers.iter().map(|(node, from, to)| (*node, Fate::Move(from, to)));
+        let mut leaves: Vec<_> = fates
+            .chain(replaced)
+            .filter_map(|(node, fate)| match node {
+                Node::Leaf(leaf) => Some((leaf, fate)),
                 Node::Directory(_) => None,
             })
             .collect();
-        leaves.sort_by_key(|(leaf, ..)| Arc::as_ptr(leaf));
-        let mut places: Vec<_> = leaves.iter().map(|(leaf, ..)| leaf.write_place()).collect();
+        leaves.sort_by_key(|(leaf, _)| Arc::as_ptr(leaf));
+        let places: Vec<_> = leaves.into_iter().map(|(l, fate)| (l.write_place(), fate)).collect();
         move_dirs(&dirs, || last.call(from, to)).at("rename")?;
-        for (place, (_, from, to)) in places.iter_mut().zip(&leaves) {
-            place.rename((from.dir, from.name), (to.dir, to.name));
+        for (mut place, fate) in places {
+            match fate {
+                Fate::Move(from, to) => place.rename((from.dir, from.name), (to.dir, to.name)),
+                Fate::Lose(handle) => place.lose_name(to.dir, to.name, handle),
+            }
         }
-        drop(places);
         for (node, _, to) in movers {
             if let Node::Directory(dir) = node {
                 dir.set_place(to.dir, to.name);
