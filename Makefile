@@ -60,7 +60,7 @@ fuzz: ## Fuzz the filter parser for SECONDS (default 60) [host: installs cargo-f
 	scripts/fuzz.sh $(or $(SECONDS),60)
 
 deps: ## Install the Debian packages that the tests need [host]
-	scripts/deps.sh containerd registry fs peers
+	scripts/deps.sh containerd registry fs peers trace
 
 install: build ## Install binary, units and example configuration below DESTDIR [host]
 	install -D -m 0755 target/release/overstream $(DESTDIR)/usr/bin/overstream
