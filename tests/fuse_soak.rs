@@ -42,7 +42,7 @@ const WORK: [(&str, &str); 4] = [
     (
         "git",
         "export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
-         git clone -q --no-hardlinks \"$TOP\" clone
+         git clone -q --no-hardlinks \"$MIRROR\" clone
          first=$(git -C clone rev-list HEAD | tail -n 1)
          git -C clone checkout -q \"$first\" && git -C clone checkout -q -
          test -z \"$(git -C clone status --porcelain)\" && git -C clone fsck --strict && git -C clone gc -q",
@@ -80,13 +80,18 @@ fn soak() {
     let scratch = Scratch::new();
     let lower = scratch.dir("lower-layer");
     sh(Path::new("/"), "copy", &format!("cp -a {TREE} {}/lower", lower.display()));
+    // So that both clone the same, whatever is committed meanwhile.
+    let mirror = scratch.join("mirror");
+    let top = env!("CARGO_MANIFEST_DIR");
+    let clone = format!("git -c safe.directory='*' clone -q --bare {top} {}", mirror.display());
+    sh(Path::new("/"), "mirror", &clone);
     let before = facts::read(&lower, &[]);
     let (target, begin) = (scratch.dir("mnt"), SystemTime::UNIX_EPOCH.elapsed().unwrap());
     let begin = (begin.as_secs().cast_signed(), 0);
 
     let layers = Layers::new(&scratch, &lower, "kernel");
     let kernel = layers.kernel(&target);
-    work(&target);
+    work(&target, &mirror);
     let expected = seen(&target, begin);
     kernel.unmount();
 
@@ -96,7 +101,7 @@ fn soak() {
     command.arg("--work").arg(&layers.work).arg(&target);
     let daemon = scratch.spawn("daemon", &mut command);
     wait_for("the mount", SOON, || daemon.log().contains(" is mounted"));
-    work(&target);
+    work(&target, &mirror);
     assert_same(&expected, &seen(&target, begin));
     assert!(daemon.stop(SOON).success(), "{}", daemon.describe());
     assert!(!daemon.log().contains("panicked"), "{}", daemon.describe());
@@ -135,16 +140,16 @@ impl Layers {
     }
 }
 
-fn work(root: &Path) {
+fn work(root: &Path, mirror: &Path) {
     for (name, script) in WORK {
-        sh(root, name, script);
+        sh(root, name, &format!("MIRROR={}\n{script}", mirror.display()));
     }
 }
 
 fn sh(dir: &Path, name: &str, script: &str) {
     let mut command = Command::new("bash");
     command.args(["-eu", "-o", "pipefail", "-c", script]).current_dir(dir);
-    command.env("TREE", TREE).env("TOP", env!("CARGO_MANIFEST_DIR"));
+    command.env("TREE", TREE);
     command.env_remove("CARGO_TARGET_DIR").env("LC_ALL", "C");
     let output = run_within(STEP, &mut command).ok();
     println!("{name}: {:?}", output.took);
