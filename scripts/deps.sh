@@ -6,7 +6,7 @@
 #   containerd   containerd, runc and a static busybox to build images from
 #   registry     an image registry
 #   fs           programs for xfs, btrfs, FAT and FUSE
-#   peers        fuse-overlayfs in C, and git to work in it
+#   peers        fuse-overlayfs in C, git to work in it, and what building pjdfstest takes
 #   trace        strace, which makes system calls fail
 set -eu
 
@@ -21,9 +21,9 @@ packages() {
 	containerd) echo containerd runc busybox-static ;;
 	registry) echo docker-registry ;;
 	fs) echo xfsprogs btrfs-progs dosfstools fuse3 ;;
-	peers) echo fuse-overlayfs git ;;
-	trace) echo strace ;;
-	*) fail "no such group: $1 (there are: containerd registry fs peers trace)" ;;
+	peers) echo fuse-overlayfs git libacl1-dev ;;
+	*) fail "no such group: $1 (there are: containerd registry fs peers)" ;;
+#   trace        strace, which makes system calls fail
 	esac
 }
 

@@ -22,6 +22,7 @@ shard() {
     power) OVERSTREAM_FULL=1 run --test power --test crash ;;
     soak)
         OVERSTREAM_SOAK_SECONDS=180 run --test model --test crash
+        run --test pjdfstest
         scripts/fuzz.sh 60
         ;;
     overlay)

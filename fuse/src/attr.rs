@@ -21,6 +21,7 @@ use crate::xattr;
 const SETUID: u16 = 0o4000;
 const SETGID: u16 = 0o2000;
 const GROUP_EXECUTE: u16 = 0o010;
+const ACL: &str = "system.posix_acl_access";
 
 /// What is to be changed of a file; nothing at all means that somebody writes to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +66,7 @@ impl Overlay {
                 cut.at("truncate")
             })?;
         }
-        if *set == SetAttr::default() || set.size.is_some() && caller.uid != 0 {
+        if caller.uid != 0 && set.drops_privileges() {
             self.drop_privileges(caller, &node)?;
         }
         if set.changes_any_attribute() {
@@ -79,12 +80,12 @@ impl Overlay {
     pub(crate) fn drop_privileges(&self, caller: &Caller, node: &Node) -> Result<()> {
         let stat = node.stat()?;
         let mut mode = stat.mode & !SETUID;
-        // Without the right to execute, setgid once meant something else.
-        if mode & GROUP_EXECUTE != 0 {
-            mode &= !SETGID;
-        }
-        if stat.kind != Kind::File || mode == stat.mode {
+        if stat.kind != Kind::File || stat.mode & (SETUID | SETGID) == 0 {
             return Ok(());
+        }
+        // Without the right to execute, setgid once meant something else, which is for the group to say.
+        if mode & GROUP_EXECUTE != 0 || !caller.is_in_group(stat.gid) {
+            mode &= !SETGID;
         }
         let change = || Change::of_node(node, What::Attributes);
         self.upper()?
@@ -115,7 +116,20 @@ impl Overlay {
         if let Node::Leaf(leaf) = &node {
             leaf.set_attributes();
         }
-        Ok(())
+        if attribute == ACL { self.drop_setgid(caller, &node) } else { Ok(()) }
+    }
+
+    /// Takes setgid away from a file or directory whose access control list was set by one who is not in its group,
+    /// since the list may give rights to those who are.
+    fn drop_setgid(&self, caller: &Caller, node: &Node) -> Result<()> {
+        let stat = node.stat()?;
+        if caller.uid == 0 || stat.mode & SETGID == 0 || caller.is_in_group(stat.gid) {
+            return Ok(());
+        }
+        let change = || Change::of_node(node, What::Attributes);
+        self.upper()?.change(caller, change, || {
+            node.in_upper(|at| at.set_mode(stat.mode & !SETGID)).at("drop privileges")
+        })
     }
 
     /// Removes an extended attribute.
@@ -148,6 +162,12 @@ impl SetAttr {
             Self { accessed: Some(_), .. } | Self { modified: Some(_), .. } => "utime",
             _ => "write",
         }
+    }
+
+    /// Tells whether setuid and setgid do not outlive it, unless root does it. Capabilities are the kernel's affair.
+    fn drops_privileges(&self) -> bool {
+        let Self { uid, gid, size, .. } = self;
+        *self == Self::default() || size.is_some() || uid.is_some() || gid.is_some()
     }
 
     fn changes_any_attribute(&self) -> bool {

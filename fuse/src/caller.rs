@@ -55,6 +55,18 @@ pub(crate) struct Assumed {
 }
 
 impl Caller {
+    /// Tells whether the caller is in a group. A request says only the group that new files get, so the others are
+    /// asked for where it matters; somebody who is gone is in none of them.
+    pub(crate) fn is_in_group(&self, gid: u32) -> bool {
+        if self.gid == gid {
+            return true;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
+        let status = status.unwrap_or_default();
+        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+        groups.is_some_and(|groups| groups.split_whitespace().any(|one| one.parse() == Ok(gid)))
+    }
+
     /// Makes what this thread creates the caller's, until the result is dropped.
     ///
     /// # Errors

@@ -69,11 +69,12 @@ impl Overlay {
         let mut missing = Vec::new();
         let mut next = Arc::clone(dir);
         let mut above = loop {
-            if next.is_gone() {
-                return Err(Error::NoEntry);
-            }
+            // One that is deleted is still somebody's, who has it open.
             if let Some(found) = next.upper() {
                 break Arc::clone(found);
+            }
+            if next.is_gone() {
+                return Err(Error::NoEntry);
             }
             let parent = next.parent().ok_or(Error::ReadOnly)?;
             missing.push(std::mem::replace(&mut next, parent));
@@ -112,6 +113,7 @@ impl Overlay {
         published?;
         let new = Arc::new(above.below(&name));
         dir.set_upper(Arc::clone(&new), id);
+        self.changed(dir.ino);
         Ok(new)
     }
 
@@ -138,6 +140,7 @@ impl Overlay {
 
     fn copy_up_leaf(&self, leaf: &Arc<Leaf>, data: Data, caller: &Caller) -> Result<()> {
         let upper = self.upper()?;
+        self.refuse_partial(leaf)?;
         let node = Node::Leaf(Arc::clone(leaf));
         while !leaf.is_upper() {
             let parent = match &*leaf.place() {
@@ -185,7 +188,6 @@ impl Overlay {
         refuse_locked(&source.stat)?;
         let work = upper.work();
         let (staged, stat) = if source.stat.kind == Kind::File {
-            self.refuse_metacopy(source.dir, name)?;
             let from = source.dir.open(name).at("copy up")?;
             self.stage_file(upper, &from, source, data, &mut cost)?
         } else {
@@ -194,9 +196,14 @@ impl Overlay {
             let stat = staged.inspect_err(|_| work.discard(&new))?;
             (Staged::Named(new), stat)
         };
-        self.publish(parent, name, above, staged, (source, cost), caller)?;
+        let id = RealId::of(&stat);
+        // Before anybody can find it.
+        self.inodes.add_copy(id, leaf.ino);
+        let published = self.publish(parent, name, above, staged, (source, cost), caller);
+        published.inspect_err(|_| self.inodes.drop_copy(id))?;
         let place = Place::Upper(vec![(Arc::clone(parent), name.clone())]);
-        leaf.set_upper(place, RealId::of(&stat));
+        leaf.set_upper(place, id);
+        self.changed(leaf.ino);
         Ok(())
     }
 
@@ -206,7 +213,7 @@ impl Overlay {
         if stat.kind != Kind::File {
             return Err(Error::NoEntry);
         }
-        let from = leaf.open(rustix::fs::OFlags::RDONLY)?;
+        let (from, _) = leaf.open(rustix::fs::OFlags::RDONLY)?;
         let mut cost = Cost::new();
         let (to, work) = (self.new_file(upper)?, upper.work());
         let (file, name) = to;

@@ -62,7 +62,7 @@ impl Overlay {
             Err(error) => Err(error),
             Ok((Node::Leaf(leaf), stat, Some(file))) => {
                 let attr = Attr { ino: leaf.ino, stat };
-                Ok((attr, self.files.add(OpenFile::new(leaf, file, flags))))
+                Ok((attr, self.files.add(OpenFile::new(leaf, (file, false), flags))))
             }
             Ok(_) => Err(Error::Stale),
         }
@@ -159,8 +159,10 @@ impl Overlay {
         )?;
         drop(place);
         leaf.add_name(&dir, &name, None);
-        self.inodes.count(ino);
-        Ok(Attr { ino, stat: leaf.stat()? })
+        let stat = leaf.stat()?;
+        // It is known, so that this only counts a lookup.
+        self.inodes.add(ino, |known| known.ino() == ino, |_| node.clone());
+        Ok(Attr { ino, stat })
     }
 
     /// Refuses a name that is visible.
@@ -231,7 +233,7 @@ impl Overlay {
     /// Remembers what was just made, and counts a lookup of it.
     fn remember_new(&self, dir: &Arc<Dir>, name: &Name, stat: Stat) -> Node {
         let id = Some(RealId::of(&stat));
-        let same = |node: &Node| node.is(None, id);
+        let same = |node: &Node| node.is(None, id, None);
         self.inodes.add(self.numbers.number(stat.fs, stat.number), same, |ino| {
             let place = (Arc::clone(dir), name.clone());
             match (stat.kind, dir.upper()) {

@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::errno::{Error, Result};
-use crate::node::Node;
+use crate::node::{Node, RealId};
 
 /// Room for the index of the file system; what is left suffices for any real inode number.
 const FS_BITS: u32 = 7;
@@ -29,6 +29,11 @@ pub struct Ino(pub u64);
 impl Ino {
     /// Names the root directory in every request; no other file has this number.
     pub const ROOT: Self = Self(1);
+
+    /// Returns a number that no file has, for one of which nothing is known.
+    pub fn unknown(self) -> Self {
+        self.another().another()
+    }
 
     /// Returns a number made up, for a file whose own one another file has.
     fn another(self) -> Self {
@@ -80,6 +85,9 @@ pub(crate) struct Inodes {
     root: Node,
     /// Leaf locks: nothing else is done while one is held.
     shards: [Mutex<Shard>; SHARDS],
+    /// Numbers of files that were copied up in this mount, so that another lookup finds the same file where no
+    /// mark tells its number. Another leaf lock.
+    copies: RwLock<HashMap<RealId, Ino>>,
 }
 
 type Shard = HashMap<u64, (Node, u64)>;
@@ -87,7 +95,7 @@ type Shard = HashMap<u64, (Node, u64)>;
 impl Inodes {
     /// Makes a table that knows the root, which is never forgotten.
     pub(crate) fn new(root: Node) -> Self {
-        Self { root, shards: Default::default() }
+        Self { root, shards: Default::default(), copies: RwLock::default() }
     }
 
     /// Returns the root.
@@ -122,13 +130,6 @@ impl Inodes {
         }
     }
 
-    /// Counts a lookup of a file, if it is known.
-    pub(crate) fn count(&self, ino: Ino) {
-        if let Some((_, lookups)) = self.shard(ino).get_mut(&ino.0) {
-            *lookups += 1;
-        }
-    }
-
     /// Returns the file with a number.
     ///
     /// # Errors
@@ -156,7 +157,25 @@ impl Inodes {
         *lookups = lookups.saturating_sub(count);
         let unused = *lookups == 0 && node.is_sole();
         // What it holds is closed without the lock.
-        if unused { shard.remove(&ino.0).map(|(node, _)| node) } else { None }
+        let node = if unused { shard.remove(&ino.0).map(|(node, _)| node) } else { None };
+        drop(shard);
+        node.as_ref().and_then(Node::copied_as).into_iter().for_each(|copy| self.drop_copy(copy));
+        node
+    }
+
+    /// Takes note that a file is copied up.
+    pub(crate) fn add_copy(&self, copy: RealId, ino: Ino) {
+        self.copies.write().unwrap_or_else(PoisonError::into_inner).insert(copy, ino);
+    }
+
+    /// Forgets that.
+    pub(crate) fn drop_copy(&self, copy: RealId) {
+        self.copies.write().unwrap_or_else(PoisonError::into_inner).remove(&copy);
+    }
+
+    /// Returns the number of the file that was copied up as this one in the upper.
+    pub(crate) fn copy(&self, copy: RealId) -> Option<Ino> {
+        self.copies.read().unwrap_or_else(PoisonError::into_inner).get(&copy).copied()
     }
 
     /// Returns how many files are known, besides the root.

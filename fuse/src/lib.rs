@@ -1,13 +1,13 @@
 //! The overlay file system engine: a merged view of layers, served in process through FUSE.
 //!
-//! It decides what the kernel's overlayfs decides, and agrees with it in its own on-disk format. So far
-//! the view is read-only: all layers are lower ones, which nobody changes while they are mounted.
+//! It decides what the kernel's overlayfs decides, and agrees with it in its own on-disk format.
 //!
 //! Read from the rules outwards: `name` and `merge` (pure: how the layers' answers about one name become
-//! the overlay's), `format`, `whiteout`, `opaque` and `xattr` (what marks mean on disk), `lookup` and
-//! `readdir` (asking the layers), `inode` and `file` (what is known and what is open), [`Overlay`] (one short
-//! method per operation), and `bridge`, the only room that knows FUSE. Layers are reached through
-//! [`layer::LayerDir`] alone, never by an absolute path.
+//! the overlay's), `format`, `whiteout`, `opaque`, `origin` and `xattr` (what marks mean on disk), `lookup` and
+//! `readdir` (asking the layers), `node`, `inode` and `remember` (what is known), `create`, `remove`, `rename`,
+//! `attr` and `copy_up` (what changes the view), `upper`, `change` and `work` (the one door to the disk), `file`
+//! (what is open), [`Overlay`] (one short method per operation), and `bridge`, the only room that knows FUSE.
+//! Layers are reached through directories beneath a handle, never by an absolute path.
 //!
 //! Dependencies point one way: the daemon uses this crate, never the reverse.
 
@@ -54,7 +54,7 @@ pub use options::{
     Access, Flag, IdRange, MountOptions, RedirectDir, Squash, Whiteouts, Writing, XattrPermissions,
     split_lowers, unsupported,
 };
-pub use overlay::{Attr, Overlay};
+pub use overlay::{Attr, Keeper, Overlay};
 pub use readdir::Entry;
 pub use rename::Onto;
 pub use upper::Upper;

@@ -15,8 +15,8 @@ use std::sync::{
 use rustix::fs::OFlags;
 use rustix::io::{self, Errno};
 
-use crate::errno::{Context, Result};
-use crate::format::Format;
+use crate::errno::{Context, Error, Result};
+use crate::format::{Format, Mark};
 use crate::inode::Ino;
 use crate::known::Known;
 use crate::layer::{At, HostDir, LayerDir, Name, Stat};
@@ -26,7 +26,7 @@ use crate::xattr;
 const KNOWN_NAMES: usize = 4;
 
 /// What a file is on its file system, whatever its names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RealId {
     fs: (u32, u32),
     number: u64,
@@ -35,7 +35,12 @@ pub(crate) struct RealId {
 impl RealId {
     /// Returns that of a file with these attributes.
     pub(crate) fn of(stat: &Stat) -> Self {
-        Self { fs: stat.fs, number: stat.number }
+        Self::new(stat.fs, stat.number)
+    }
+
+    /// Returns that of the file that has `number` on the file system `fs`.
+    pub(crate) fn new(fs: (u32, u32), number: u64) -> Self {
+        Self { fs, number }
     }
 }
 
@@ -80,6 +85,7 @@ pub(crate) struct Leaf {
     /// Rank 2.
     copying: Mutex<()>,
     attributes: Known,
+    partial: Known,
     /// It was made here, and nobody has given it a file capability since.
     incapable: AtomicBool,
 }
@@ -129,17 +135,39 @@ impl Node {
         }
     }
 
-    /// Tells whether this is the file that a lookup found as `lower` or `upper`. One that is being copied up
-    /// is known by its number.
-    pub(crate) fn is(&self, lower: Option<RealId>, upper: Option<RealId>) -> bool {
+    /// Tells whether this is the file that a lookup found as `lower` or `upper`. One that is just being copied up
+    /// is known by what it is copied to (`copy_of`): a mark in a layer can name any number.
+    pub(crate) fn is(
+        &self,
+        lower: Option<RealId>,
+        upper: Option<RealId>,
+        copy_of: Option<Ino>,
+    ) -> bool {
         let ids = match self {
             Self::Directory(dir) => &dir.ids,
             Self::Leaf(leaf) => &leaf.ids,
         };
-        match (upper, ids.upper.get()) {
-            (Some(found), Some(known)) => found == *known,
-            (Some(_), None) => ids.lower.is_some(),
-            (None, _) => lower.is_some() && lower == ids.lower,
+        let same_lower = lower.is_some() && lower == ids.lower;
+        match (self, upper, ids.upper.get()) {
+            (_, Some(found), Some(known)) => found == *known,
+            (Self::Leaf(leaf), Some(_), None) => copy_of == Some(leaf.ino),
+            (Self::Directory(_), Some(_), None) | (_, None, _) => same_lower,
+        }
+    }
+
+    /// Returns it if it is no directory.
+    pub(crate) fn leaf(&self) -> Option<&Arc<Leaf>> {
+        match self {
+            Self::Leaf(leaf) => Some(leaf),
+            Self::Directory(_) => None,
+        }
+    }
+
+    /// Returns what it was copied up as in this mount; nothing for a directory, whose number its lower part tells.
+    pub(crate) fn copied_as(&self) -> Option<RealId> {
+        match self {
+            Self::Leaf(leaf) if leaf.ids.lower.is_some() => leaf.ids.upper.get().copied(),
+            _ => None,
         }
     }
 
@@ -369,6 +397,7 @@ impl Leaf {
             place: RwLock::new(place),
             copying: Mutex::default(),
             attributes: Known::default(),
+            partial: Known::default(),
             incapable: AtomicBool::new(false),
         }
     }
@@ -385,8 +414,10 @@ impl Leaf {
 
     /// Says that it has been copied up.
     pub(crate) fn set_upper(&self, place: Place, id: RealId) {
+        let mut now = self.write_place();
+        *now = place;
+        // Who sees this sees the place, too.
         self.ids.upper.get_or_init(|| id);
-        *self.write_place() = place;
     }
 
     /// Tells whether it lies in the upper.
@@ -469,7 +500,7 @@ impl Leaf {
             let names = self.on(|dir, name| dir.xattrs(Some(name)), |at| at.xattrs())?;
             Ok::<_, Errno>(xattr::copied(format, &names).next().is_some())
         })?;
-        if !any {
+        if !any && xattr::is_namespace_known(attribute) {
             return Err(Errno::NODATA);
         }
         self.on(|dir, name| dir.xattr(Some(name), attribute), |at| at.xattr(attribute))
@@ -486,27 +517,60 @@ impl Leaf {
         self.attributes.set();
     }
 
-    /// Opens it, in the layer that has it.
-    pub(crate) fn open(&self, flags: OFlags) -> Result<File> {
+    /// Tells whether its layer has only its attributes.
+    pub(crate) fn is_partial(&self, format: Format) -> Result<bool> {
+        self.partial.get(|| {
+            let read = |dir: &dyn LayerDir, name| {
+                Ok(format.read(dir, Some(name), Mark::Metacopy)?.is_some())
+            };
+            match &*self.place() {
+                Place::Lower { parent, layer, name } => {
+                    read(parent.lowers.get(*layer).ok_or(Error::Stale)?.as_ref(), name)
+                }
+                Place::Upper(names) => {
+                    let (parent, name) = names.first().ok_or(Error::Stale)?;
+                    read(parent.upper().ok_or(Error::Stale)?.as_ref(), name)
+                }
+                Place::Gone { .. } => Ok(false),
+            }
+        })
+    }
+
+    /// Opens it, in the layer that has it; tells whether that is a lower one, which must not be written to.
+    pub(crate) fn open(&self, flags: OFlags) -> Result<(File, bool)> {
         // Should it be a pipe by now, opening it must not wait for a writer.
         let flags = flags | OFlags::NONBLOCK;
-        self.on(|dir, name| dir.open(name), |at| at.open(flags)).at("open")
+        let place = self.place();
+        let lower = matches!(&*place, Place::Lower { .. } | Place::Gone { upper: false, .. });
+        let file = match &*place {
+            Place::Lower { parent, layer, name } => {
+                let dir = parent.lowers.get(*layer).ok_or(Error::Stale)?;
+                dir.open(name)
+            }
+            Place::Upper(names) => named(names).and_then(|at| at.open(flags)),
+            Place::Gone { handle, .. } => At::Handle(handle).open(flags),
+        };
+        Ok((file.at("open")?, lower))
     }
 }
 
 impl Place {
-    /// Says that the file has lost a name; `handle` keeps it, in case this was the last one that is known.
+    /// Says that a name is lost; `handle` keeps the file, in case this was the last one that is known.
     pub(crate) fn lose_name(&mut self, parent: &Arc<Dir>, name: &Name, handle: OwnedFd) {
-        let is_it = |dir: &Arc<Dir>, known: &Name| Arc::ptr_eq(dir, parent) && known == name;
+        let is_it = |(dir, known): &(Arc<Dir>, Name)| Arc::ptr_eq(dir, parent) && known == name;
         let upper = match self {
             Self::Upper(names) => {
-                names.retain(|(dir, known)| !is_it(dir, known));
+                names.retain(|known| !is_it(known));
                 if !names.is_empty() {
                     return;
                 }
                 true
             }
-            Self::Lower { parent: dir, name: known, .. } if is_it(dir, known) => false,
+            Self::Lower { parent: dir, name: known, .. }
+                if Arc::ptr_eq(dir, parent) && known == name =>
+            {
+                false
+            }
             Self::Lower { .. } | Self::Gone { .. } => return,
         };
         *self = Self::Gone { handle, upper };

@@ -4,6 +4,7 @@
 //! is in `file`. Without an upper all that is EROFS.
 
 use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -12,15 +13,24 @@ use rustix::io::Errno;
 
 use crate::errno::{Context, Error, Result};
 use crate::file::{Handle, Handles, OpenFile};
-use crate::format::{Format, Mark};
+use crate::format::Format;
 use crate::inode::{Ino, Inodes, Numbers};
 use crate::layer::{Kind, LayerDir, Layers, Name, Stat};
 use crate::lookup::lookup;
-use crate::node::{Dir, Node};
+use crate::node::{Dir, Leaf, Node};
 use crate::origin::Origins;
 use crate::readdir::{Entry, Listing, list};
 use crate::upper::Upper;
 use crate::xattr;
+
+/// The entries that every directory has: itself, and the one above.
+const DOTS: usize = 2;
+
+/// Who keeps attributes that it was told, and has to be told when they change although it asked for no such thing.
+pub trait Keeper: Debug + Send + Sync {
+    /// Is told that the attributes of a file have changed.
+    fn changed(&self, ino: Ino);
+}
 
 /// A merged view of lower layers and, unless it is read-only, an upper.
 #[derive(Debug)]
@@ -32,6 +42,7 @@ pub struct Overlay {
     pub(crate) files: Handles<OpenFile>,
     listings: Handles<Listing>,
     upper: Option<Upper>,
+    keeper: Option<Arc<dyn Keeper>>,
 }
 
 /// Attributes of a file of the view: those of its topmost part, under the view's number.
@@ -56,12 +67,26 @@ impl Overlay {
             files: Handles::default(),
             listings: Handles::default(),
             upper,
+            keeper: None,
         }
     }
 
     /// Tells whether nothing can be changed.
     pub fn is_read_only(&self) -> bool {
         self.upper.is_none()
+    }
+
+    /// Has `keeper` told of attributes that change.
+    pub fn set_keeper(&mut self, keeper: Arc<dyn Keeper>) {
+        self.keeper = Some(keeper);
+    }
+
+    /// Says that the attributes of a file have changed although nobody asked for it: a copy has its own time of
+    /// change, blocks and links.
+    pub(crate) fn changed(&self, ino: Ino) {
+        if let Some(keeper) = &self.keeper {
+            keeper.changed(ino);
+        }
     }
 
     /// Returns what changes go through.
@@ -95,14 +120,14 @@ impl Overlay {
         }
     }
 
-    /// Counts a lookup of a file, if it is remembered.
-    pub fn count(&self, ino: Ino) {
-        self.inodes.count(ino);
-    }
-
     /// Takes back `count` lookups of a file.
     pub fn forget(&self, ino: Ino, count: u64) {
         self.inodes.forget(ino, count);
+    }
+
+    /// Tells whether a file is remembered.
+    pub fn knows(&self, ino: Ino) -> bool {
+        self.inodes.get(ino).is_ok()
     }
 
     /// Returns how many files are remembered, besides the root.
@@ -142,11 +167,8 @@ impl Overlay {
     }
 
     /// Refuses a file of which a layer has only the attributes: its data would read as zeros.
-    pub(crate) fn refuse_metacopy(&self, dir: &dyn LayerDir, name: &Name) -> Result<()> {
-        match self.format.read(dir, Some(name), Mark::Metacopy)? {
-            Some(_) => Err(Error::Unsupported("metacopy")),
-            None => Ok(()),
-        }
+    pub(crate) fn refuse_partial(&self, leaf: &Leaf) -> Result<()> {
+        if leaf.is_partial(self.format)? { Err(Error::Unsupported("metacopy")) } else { Ok(()) }
     }
 
     /// Opens a directory; nothing is read yet.
@@ -169,15 +191,17 @@ impl Overlay {
             if dir.is_gone() {
                 return Ok(Vec::new());
             }
-            list(dir, self.format, &self.numbers, |entry| self.listed_number(dir, entry))
+            list(dir, self.format, &self.numbers, |entry, fs| self.listed_number(dir, entry, fs))
         })?;
         let own = self.dir_number(dir)?;
         let above = dir.parent().map_or(Ok(own), |above| self.dir_number(&above))?;
         let dots = [(OsStr::new("."), own), (OsStr::new(".."), above)];
-        let dots = dots.into_iter().map(|(name, ino)| (name, ino, Kind::Directory));
-        let names = entries.iter().map(|Entry { name, ino, kind }| (name.as_os_str(), *ino, *kind));
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (next, (name, ino, kind)) in (1..).zip(dots.chain(names)).skip(skip) {
+        let dots = dots.get(skip..).unwrap_or_default().iter();
+        let dots = dots.map(|(name, ino)| (*name, *ino, Kind::Directory));
+        let names = entries.get(skip.saturating_sub(DOTS)..).unwrap_or_default().iter();
+        let names = names.map(|Entry { name, ino, kind }| (name.as_os_str(), *ino, *kind));
+        for (next, (name, ino, kind)) in (offset.saturating_add(1)..).zip(dots.chain(names)) {
             if each(name, ino, kind, next).is_break() {
                 break;
             }

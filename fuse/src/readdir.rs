@@ -62,7 +62,7 @@ pub(crate) fn list(
     dir: &Dir,
     format: Format,
     numbers: &Numbers,
-    in_upper: impl Fn(&RawEntry) -> Result<Option<Ino>>,
+    in_upper: impl Fn(&RawEntry, (u32, u32)) -> Result<Option<Ino>>,
 ) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut seen = HashSet::new();
@@ -83,7 +83,7 @@ pub(crate) fn list(
             }
             let Some(kind) = visible(part, format, &entry, &mut file_whiteouts)? else { continue };
             let own = || numbers.number(fs, entry.number);
-            let ino = if upper { in_upper(&entry)?.unwrap_or_else(own) } else { own() };
+            let ino = if upper { in_upper(&entry, fs)?.unwrap_or_else(own) } else { own() };
             entries.push(Entry { name: entry.name, ino, kind });
         }
     }

@@ -29,7 +29,8 @@ impl Overlay {
     ) -> Result<Option<(Node, Stat)>> {
         let Some(identity) = self.identify(dir, name, &found)? else { return Ok(None) };
         let Identity { preferred, lower, upper } = identity;
-        let same = |node: &Node| node.is(lower, upper);
+        let copy_of = upper.and_then(|id| self.inodes.copy(id));
+        let same = |node: &Node| node.is(lower, upper, copy_of);
         Ok(match found {
             Merged::Absent => None,
             Merged::Leaf(Part { layer, stat }) => {
@@ -77,7 +78,9 @@ impl Overlay {
         Ok(match found {
             Merged::Absent => None,
             Merged::Leaf(part) if part.layer == Layer::Upper => Some(Identity {
-                preferred: self.origin(dir, name)?.unwrap_or_else(|| number(&part.stat)),
+                preferred: self
+                    .upper_number(dir, name, RealId::of(&part.stat))?
+                    .unwrap_or_else(|| number(&part.stat)),
                 lower: None,
                 upper: id(part),
             }),
@@ -106,10 +109,21 @@ impl Overlay {
             .map(|(fs, number)| self.numbers.number(fs, number)))
     }
 
-    /// Returns the number of an entry of the upper part of a directory, if it is not that of the upper's file.
-    pub(crate) fn listed_number(&self, dir: &Dir, entry: &RawEntry) -> Result<Option<Ino>> {
+    /// Returns the number of `name` in the upper part of `dir`, no directory, if it is not that of the upper's file.
+    fn upper_number(&self, dir: &Dir, name: &Name, id: RealId) -> Result<Option<Ino>> {
+        Ok(self.origin(dir, name)?.or_else(|| self.inodes.copy(id)))
+    }
+
+    /// Returns the number of an entry of the upper part of a directory, which lies on the file system `fs`, if it is
+    /// not that of the upper's file.
+    pub(crate) fn listed_number(
+        &self,
+        dir: &Dir,
+        entry: &RawEntry,
+        fs: (u32, u32),
+    ) -> Result<Option<Ino>> {
         if entry.kind != Some(Kind::Directory) && entry.kind.is_some() {
-            return self.origin(dir, &entry.name);
+            return self.upper_number(dir, &entry.name, RealId::new(fs, entry.number));
         }
         if dir.lowers.is_empty() {
             return Ok(None);

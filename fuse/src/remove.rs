@@ -100,7 +100,7 @@ impl Overlay {
         let handle = handle.pin(&name).at("delete")?;
         let work = self.upper()?.work();
         let plan = plan(part.layer == Layer::Upper, lower_shows);
-        // Nobody reaches what comes in its place by its name.
+        // Nobody uses the name while it goes.
         let mut place = leaf.write_place();
         self.upper()?.change(
             caller,

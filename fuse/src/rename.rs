@@ -116,19 +116,19 @@ pub(crate) fn plan(from: &End, to: &End, onto: Onto) -> Result<Plan> {
     })
 }
 
+/// What becomes of a leaf's name.
+enum Fate<'a> {
+    /// It becomes another one.
+    Moves(&'a Spot<'a>, &'a Spot<'a>),
+    /// It goes; the handle keeps the file.
+    Goes(OwnedFd),
+}
+
 /// A name, and where its directory lies in the upper.
 struct Spot<'a> {
     dir: &'a Arc<Dir>,
     above: &'a Arc<HostDir>,
     name: &'a Name,
-}
-
-/// What becomes of a file's name.
-enum Fate<'a> {
-    /// It is another one.
-    Move(&'a Spot<'a>, &'a Spot<'a>),
-    /// It is gone.
-    Lose(OwnedFd),
 }
 
 impl Overlay {
@@ -209,7 +209,7 @@ impl Overlay {
             || Change::of(from.dir, from.name, what()),
             || self.carry_out(plan.last, (from, &source.node), (to, target), handle),
         )?;
-        if let Some(Node::Directory(dir)) = replaced.map(|target| &target.node) {
+        if let Some(dir) = replaced.and_then(Found::dir) {
             dir.set_gone();
         }
         Ok(())
@@ -300,11 +300,12 @@ impl Overlay {
         let work = upper.work();
         let staged = self.stage_emptied(part)?;
         let change = || Change::of(spot.dir, spot.name, What::Clear);
-        part.pin().at("clear a directory")?;
         upper.change(caller, change, || {
             let swap = || work.dir().rename(&staged, spot.above, spot.name, RenameFlags::EXCHANGE);
             work.publish(&staged, swap).at("clear a directory")
         })?;
+        // Another directory has its name now.
+        part.reopen();
         work.discard(&staged);
         Ok(())
     }
@@ -326,7 +327,7 @@ impl Overlay {
         .at("rename")
     }
 
-    /// Takes the last step, while nobody uses the names of what moves or is replaced, which `handle` keeps.
+    /// Takes the last step, while nobody uses the names of what moves, or of what is replaced, which `handle` keeps.
     fn carry_out(
         &self,
         last: Last,
@@ -346,23 +347,20 @@ impl Overlay {
                 Node::Leaf(_) => None,
             })
             .collect();
-        let replaced =
-            target.zip(handle).map(|(target, handle)| (&target.node, Fate::Lose(handle)));
-        let fates = movers.iter().map(|(node, from, to)| (*node, Fate::Move(from, to)));
-        let mut leaves: Vec<_> = fates
-            .chain(replaced)
-            .filter_map(|(node, fate)| match node {
-                Node::Leaf(leaf) => Some((leaf, fate)),
-                Node::Directory(_) => None,
-            })
+        let mut leaves: Vec<_> = movers
+            .iter()
+            .filter_map(|(node, from, to)| Some((node.leaf()?, Fate::Moves(from, to))))
             .collect();
+        let replaced = target.and_then(|target| target.node.leaf());
+        leaves.extend(replaced.zip(handle).map(|(leaf, handle)| (leaf, Fate::Goes(handle))));
         leaves.sort_by_key(|(leaf, _)| Arc::as_ptr(leaf));
-        let places: Vec<_> = leaves.into_iter().map(|(l, fate)| (l.write_place(), fate)).collect();
+        let places: Vec<_> =
+            leaves.iter().map(|(leaf, _)| Arc::as_ref(*leaf).write_place()).collect();
         move_dirs(&dirs, || last.call(from, to)).at("rename")?;
-        for (mut place, fate) in places {
+        for (mut place, (_, fate)) in places.into_iter().zip(leaves) {
             match fate {
-                Fate::Move(from, to) => place.rename((from.dir, from.name), (to.dir, to.name)),
-                Fate::Lose(handle) => place.lose_name(to.dir, to.name, handle),
+                Fate::Moves(from, to) => place.rename((from.dir, from.name), (to.dir, to.name)),
+                Fate::Goes(handle) => place.lose_name(to.dir, to.name, handle),
             }
         }
         for (node, _, to) in movers {

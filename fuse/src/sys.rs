@@ -78,6 +78,35 @@ pub(crate) fn file_system_uuid(file: impl AsFd) -> io::Result<[u8; 16]> {
     if uuid.length == 16 { Ok(uuid.bytes) } else { Err(Errno::NOTSUP) }
 }
 
+/// `struct mount_attr` of mount_setattr(2), version 0.
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+const MOUNT_READ_ONLY: u64 = 1;
+
+/// Makes a mount read-only; it must be one that nobody else uses.
+pub(crate) fn make_read_only(mount: impl AsFd) -> io::Result<()> {
+    let attributes =
+        MountAttributes { set: MOUNT_READ_ONLY, clear: 0, propagation: 0, user_namespace: 0 };
+    // SAFETY: the path ends in a zero byte, and the structure is as long as is said; both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(last_error()) }
+}
+
 fn last_error() -> Errno {
     let number = std::io::Error::last_os_error().raw_os_error();
     number.map_or(Errno::IO, Errno::from_raw_os_error)

@@ -51,6 +51,12 @@ pub(crate) fn copied(format: Format, on_disk: &[u8]) -> impl Iterator<Item = &Os
     names.filter(move |name| !is_mark(name)).map(OsStr::from_bytes)
 }
 
+/// Tells whether every file can have an attribute of this name, if the layer can have any.
+pub(crate) fn is_namespace_known(name: &OsStr) -> bool {
+    let known = ["user.", "trusted.", "security.", "system.posix_acl_"];
+    known.iter().any(|known| name.as_bytes().starts_with(known.as_bytes()))
+}
+
 /// Tells whether an attribute decides who may do what, so that a copy without it would be wrong.
 pub(crate) fn is_vital(name: &OsStr) -> bool {
     let name = name.as_bytes();

@@ -14,10 +14,20 @@
 mod served;
 
 mod write {
+    mod both;
     mod cases;
+    mod copy_up;
     mod frame;
+    mod histories;
+    mod open_files;
     mod pair;
+    mod peer;
+    mod peers;
+    mod permissions;
     mod rules;
+    mod sample;
     mod seen;
     mod states;
+    mod step;
+    mod user;
 }

@@ -4,10 +4,12 @@
 //! directory listings and symlinks. Nobody else changes the layers, and what it changes itself it knows.
 
 mod convert;
+mod kernel;
 mod modes;
 mod session;
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
@@ -91,18 +93,50 @@ impl Bridge {
         ino: Ino,
         handle: Handle,
         flags: OFlags,
-        register: impl FnOnce(&std::fs::File) -> io::Result<BackingId>,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Way {
-        self.modes.open(ino, || {
-            if !self.passthrough {
-                return None;
+        let both = flags.contains(OFlags::RDWR);
+        let backing = self.backing(handle, flags);
+        // Where it is not possible, data go through the page cache.
+        let way = self.modes.open(ino, both, || backing.and_then(|file| register(&file).ok()));
+        if both && matches!(way, Way::Passthrough(_)) {
+            // What the kernel knows of the file now will not be right for long.
+            self.overlay.changed(ino);
+        }
+        way
+    }
+
+    /// Returns the file that data would go to directly, if that pays.
+    fn backing(&self, handle: Handle, flags: OFlags) -> Option<Arc<File>> {
+        if !self.passthrough {
+            return None;
+        }
+        let file = self.overlay.backing(handle).ok()??;
+        let writes = flags.intersects(OFlags::RDWR | OFlags::WRONLY);
+        let pays = writes || file.metadata().ok()?.len() >= PASSTHROUGH_FROM;
+        pays.then_some(file)
+    }
+
+    /// How long the kernel may keep a file's attributes.
+    fn attr_ttl(&self, ino: Ino) -> &Duration {
+        if self.modes.may_be_mapped(ino) { &Duration::ZERO } else { &self.ttl }
+    }
+
+    fn entry(&self, reply: ReplyEntry, found: Result<Attr>) {
+        match found {
+            Ok(found) => {
+                let (attr, attr_ttl) = (convert::attr(&found), self.attr_ttl(found.ino));
+                reply.entry_with_ttls(attr_ttl, &self.ttl, &attr, Generation(0));
             }
-            let file = self.overlay.backing(handle).ok()??;
-            let writes = flags.intersects(OFlags::RDWR | OFlags::WRONLY);
-            let pays = writes || file.metadata().ok()?.len() >= PASSTHROUGH_FROM;
-            // Where it is not possible, data go through the page cache.
-            if pays { register(&file).ok() } else { None }
-        })
+            Err(error) => reply.error(convert::errno(&error)),
+        }
+    }
+
+    fn attributes(&self, ino: INodeNo, reply: ReplyAttr, attr: Result<Attr>) {
+        match attr {
+            Ok(attr) => reply.attr(self.attr_ttl(Ino(ino.0)), &convert::attr(&attr)),
+            Err(error) => reply.error(convert::errno(&error)),
+        }
     }
 }
 
@@ -128,17 +162,21 @@ impl Filesystem for Bridge {
         match self.overlay.lookup(Ino(parent.0), name) {
             // An entry without a number is remembered as absent.
             Err(Error::NoEntry) => reply.entry(&self.ttl, &convert::nothing(), Generation(0)),
-            found => entry(reply, &self.ttl, found),
+            found => self.entry(reply, found),
         }
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
-        self.modes.forget(Ino(ino.0));
-        self.overlay.forget(Ino(ino.0), lookups);
+        let ino = Ino(ino.0);
+        self.overlay.forget(ino, lookups);
+        // It may have forgotten one lookup of several.
+        if !self.overlay.knows(ino) {
+            self.modes.forget(ino);
+        }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        attributes(reply, &self.ttl, self.overlay.attr(Ino(ino.0)));
+        self.attributes(ino, reply, self.overlay.attr(Ino(ino.0)));
     }
 
     fn setattr(
@@ -168,7 +206,7 @@ impl Filesystem for Bridge {
             modified: modified.map(convert::set_time),
         };
         let caller = caller(request, set.operation());
-        attributes(reply, &self.ttl, self.overlay.set_attr(&caller, Ino(ino.0), &set));
+        self.attributes(ino, reply, self.overlay.set_attr(&caller, Ino(ino.0), &set));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -188,11 +226,7 @@ impl Filesystem for Bridge {
         let Some(kind) = convert::kind_of(mode) else { return reply.error(Errno::EINVAL) };
         let caller = creator(request, umask, "mknod");
         let (mode, device) = (permissions(mode), convert::device(device));
-        entry(
-            reply,
-            &self.ttl,
-            self.overlay.mknod(&caller, Ino(parent.0), name, kind, mode, device),
-        );
+        self.entry(reply, self.overlay.mknod(&caller, Ino(parent.0), name, kind, mode, device));
     }
 
     fn mkdir(
@@ -205,11 +239,7 @@ impl Filesystem for Bridge {
         reply: ReplyEntry,
     ) {
         let caller = creator(request, umask, "mkdir");
-        entry(
-            reply,
-            &self.ttl,
-            self.overlay.mkdir(&caller, Ino(parent.0), name, permissions(mode)),
-        );
+        self.entry(reply, self.overlay.mkdir(&caller, Ino(parent.0), name, permissions(mode)));
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -230,7 +260,7 @@ impl Filesystem for Bridge {
     ) {
         let target = target.as_os_str().as_bytes();
         let caller = creator(request, 0, "symlink");
-        entry(reply, &self.ttl, self.overlay.symlink(&caller, Ino(parent.0), name, target));
+        self.entry(reply, self.overlay.symlink(&caller, Ino(parent.0), name, target));
     }
 
     fn rename(
@@ -258,7 +288,7 @@ impl Filesystem for Bridge {
         reply: ReplyEntry,
     ) {
         let caller = caller(request, "link");
-        entry(reply, &self.ttl, self.overlay.link(&caller, Ino(ino.0), Ino(parent.0), name));
+        self.entry(reply, self.overlay.link(&caller, Ino(ino.0), Ino(parent.0), name));
     }
 
     fn create(
@@ -278,13 +308,13 @@ impl Filesystem for Bridge {
             Err(error) => return reply.error(convert::errno(&error)),
         };
         let way = self.way(attr.ino, handle, flags, |file| reply.open_backing(file));
-        let (attr, fh) = (convert::attr(&attr), FileHandle(handle.0));
+        let (attr, fh, ttl) = (convert::attr(&attr), FileHandle(handle.0), self.attr_ttl(attr.ino));
         let (flags, generation) = (FopenFlags::FOPEN_NOFLUSH, Generation(0));
         match way {
             Way::Passthrough(backing) => {
-                reply.created_passthrough(&self.ttl, &attr, generation, fh, flags, &backing);
+                reply.created_passthrough(ttl, &attr, generation, fh, flags, &backing);
             }
-            Way::Keep | Way::Drop => reply.created(&self.ttl, &attr, generation, fh, flags),
+            Way::Keep | Way::Drop => reply.created(ttl, &attr, generation, fh, flags),
         }
     }
 
@@ -350,6 +380,10 @@ impl Filesystem for Bridge {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        if self.writeback {
+            // What the kernel keeps back would be taken for a hole. It answers this itself from now on.
+            return reply.error(Errno::ENOSYS);
+        }
         let to = match (whence, u64::try_from(offset)) {
             (SEEK_DATA, Ok(offset)) => SeekFrom::Data(offset),
             (SEEK_HOLE, Ok(offset)) => SeekFrom::Hole(offset),
@@ -384,7 +418,12 @@ impl Filesystem for Bridge {
         reply: ReplyEmpty,
     ) {
         self.overlay.release(Handle(fh.0));
-        self.modes.release(Ino(ino.0));
+        let ino = Ino(ino.0);
+        self.modes.release(ino);
+        // The kernel may have forgotten it before.
+        if !self.overlay.knows(ino) {
+            self.modes.forget(ino);
+        }
         reply.ok();
     }
 
@@ -425,16 +464,15 @@ impl Filesystem for Bridge {
             let found = if dot { None } else { Some(self.overlay.lookup(parent, name)) };
             let (attr, ttl) = match found {
                 None => (convert::only(ino, kind), self.ttl),
-                Some(Ok(found)) => (convert::attr(&found), self.ttl),
+                Some(Ok(found)) => (convert::attr(&found), *self.attr_ttl(found.ino)),
                 Some(Err(Error::NoEntry)) => return control(false),
                 // It is listed nevertheless; whoever looks at it asks again, and gets the error.
-                Some(Err(_)) => {
-                    self.overlay.count(ino);
-                    (convert::only(ino, kind), Duration::ZERO)
-                }
+                // The kernel takes what it is told of a number for true, so it is told of one that no file has.
+                Some(Err(_)) => (convert::only(ino.unknown(), kind), Duration::ZERO),
             };
             let full = reply.add(attr.ino, next, name, &ttl, &attr, Generation(0));
             if full && !dot {
+                // Of one that is not known there is nothing to forget.
                 self.overlay.forget(Ino(attr.ino.0), 1);
             }
             control(full)
@@ -530,20 +568,6 @@ impl Filesystem for Bridge {
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
         let (from, to) = ((Handle(from.0), from_at), (Handle(to.0), to_at));
         written(reply, self.overlay.copy_range(from, to, length));
-    }
-}
-
-fn entry(reply: ReplyEntry, ttl: &Duration, found: Result<Attr>) {
-    match found {
-        Ok(attr) => reply.entry(ttl, &convert::attr(&attr), Generation(0)),
-        Err(error) => reply.error(convert::errno(&error)),
-    }
-}
-
-fn attributes(reply: ReplyAttr, ttl: &Duration, attr: Result<Attr>) {
-    match attr {
-        Ok(attr) => reply.attr(ttl, &convert::attr(&attr)),
-        Err(error) => reply.error(convert::errno(&error)),
     }
 }
 

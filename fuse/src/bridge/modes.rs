@@ -6,6 +6,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuser::BackingId;
@@ -17,13 +18,19 @@ const SHARDS: usize = 16;
 
 /// The ways of all files that are open.
 #[derive(Debug, Default)]
-pub(super) struct Modes([Mutex<Shard>; SHARDS]);
+pub(super) struct Modes {
+    shards: [Mutex<Shard>; SHARDS],
+    /// Most mounts have no such files, which is then quickly said.
+    any_mapped: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Shard {
     open: HashMap<u64, Mode>,
     /// Files that were changed behind the back of the page cache.
     bypassed: HashSet<u64>,
+    /// Files that may be mapped, directly and for writing, so that nobody is told when they change.
+    mapped: HashSet<u64>,
 }
 
 /// The way of one file, and how often it is open.
@@ -44,10 +51,57 @@ pub(super) enum Way {
 }
 
 impl Modes {
-    /// Counts an open. If it is the first one, `choose` decides.
-    pub(super) fn open(&self, ino: Ino, choose: impl FnOnce() -> Option<BackingId>) -> Way {
+    /// Counts an open. If it is the first one, `choose` decides. Who opens a file for reading and writing (`both`)
+    /// may map it.
+    pub(super) fn open(
+        &self,
+        ino: Ino,
+        both: bool,
+        choose: impl FnOnce() -> Option<BackingId>,
+    ) -> Way {
         let mut shard = self.shard(ino);
-        let Shard { open, bypassed } = &mut *shard;
+        let way = shard.open(ino, choose);
+        if both && matches!(way, Way::Passthrough(_)) {
+            shard.mapped.insert(ino.0);
+            self.any_mapped.store(true, Ordering::Release);
+        }
+        way
+    }
+
+    /// Tells whether a file may change without anybody being told.
+    pub(super) fn may_be_mapped(&self, ino: Ino) -> bool {
+        self.any_mapped.load(Ordering::Acquire) && self.shard(ino).mapped.contains(&ino.0)
+    }
+
+    /// Counts a release.
+    pub(super) fn release(&self, ino: Ino) {
+        let mut shard = self.shard(ino);
+        let Entry::Occupied(mut open) = shard.open.entry(ino.0) else { return };
+        let (Mode::Cached(count) | Mode::Passthrough(_, count)) = open.get_mut();
+        *count = count.saturating_sub(1);
+        let last = if *count == 0 { Some(open.remove()) } else { None };
+        drop(shard);
+        drop(last);
+    }
+
+    /// Says that the kernel does not know a file any more.
+    pub(super) fn forget(&self, ino: Ino) {
+        let mut shard = self.shard(ino);
+        shard.bypassed.remove(&ino.0);
+        shard.mapped.remove(&ino.0);
+    }
+
+    fn shard(&self, ino: Ino) -> MutexGuard<'_, Shard> {
+        let [first, others @ ..] = &self.shards;
+        let index = usize::try_from(ino.0 % SHARDS as u64).unwrap_or(0);
+        let shard = index.checked_sub(1).and_then(|index| others.get(index)).unwrap_or(first);
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shard {
+    fn open(&mut self, ino: Ino, choose: impl FnOnce() -> Option<BackingId>) -> Way {
+        let Self { open, bypassed, .. } = self;
         match open.entry(ino.0) {
             Entry::Vacant(first) => {
                 if let Some(backing) = choose() {
@@ -67,28 +121,5 @@ impl Modes {
             },
         }
         if bypassed.remove(&ino.0) { Way::Drop } else { Way::Keep }
-    }
-
-    /// Counts a release.
-    pub(super) fn release(&self, ino: Ino) {
-        let mut shard = self.shard(ino);
-        let Entry::Occupied(mut open) = shard.open.entry(ino.0) else { return };
-        let (Mode::Cached(count) | Mode::Passthrough(_, count)) = open.get_mut();
-        *count = count.saturating_sub(1);
-        let last = if *count == 0 { Some(open.remove()) } else { None };
-        drop(shard);
-        drop(last);
-    }
-
-    /// Says that the kernel has no pages of a file any more.
-    pub(super) fn forget(&self, ino: Ino) {
-        self.shard(ino).bypassed.remove(&ino.0);
-    }
-
-    fn shard(&self, ino: Ino) -> MutexGuard<'_, Shard> {
-        let [first, others @ ..] = &self.0;
-        let index = usize::try_from(ino.0 % SHARDS as u64).unwrap_or(0);
-        let shard = index.checked_sub(1).and_then(|index| others.get(index)).unwrap_or(first);
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

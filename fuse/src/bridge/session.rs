@@ -10,11 +10,12 @@ use rustix::mount::UnmountFlags;
 use rustix::process::geteuid;
 
 use super::Bridge;
-use crate::{Access, Flag, MountOptions, Overlay, Writing};
+use super::kernel::Kernel;
+use crate::{Access, Flag, Keeper, MountOptions, Overlay, Writing};
 
-/// Two, so that one that waits for a disk holds nobody up; not many, since each has a buffer of 16 MiB,
-/// of which it uses a page as long as nobody writes.
-const THREADS: (usize, usize) = (2, 8);
+/// Some, so that those that copy big files or wait for a disk hold nobody up; not many, since each has a
+/// buffer of 16 MiB, of which it uses a page as long as nobody writes.
+const THREADS: (usize, usize) = (8, 16);
 
 /// A mounted view that is not served yet: who looks at it waits.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ pub enum Unmounted {
 ///
 /// # Errors
 /// Those of mount(2), or of fusermount3 where mount(2) is not allowed.
-pub fn mount(overlay: Overlay, target: &Path, options: &MountOptions) -> io::Result<Mounted> {
+pub fn mount(mut overlay: Overlay, target: &Path, options: &MountOptions) -> io::Result<Mounted> {
     let target = target.canonicalize()?;
     let read_only = overlay.is_read_only() || options.writing == Writing::No;
     let mut config = Config::default();
@@ -77,9 +78,12 @@ pub fn mount(overlay: Overlay, target: &Path, options: &MountOptions) -> io::Res
     let (least, most) = THREADS;
     let threads = || available_parallelism().map_or(least, usize::from).clamp(least, most);
     config.n_threads = Some(options.threads.unwrap_or_else(threads));
+    let kernel = Arc::new(Kernel::default());
+    overlay.set_keeper(Arc::clone(&kernel) as Arc<dyn Keeper>);
     let overlay = Arc::new(overlay);
     let bridge = Bridge::new(Arc::clone(&overlay), root, options);
     let session = Session::new(bridge, &target, &config)?;
+    kernel.connect(session.notifier());
     Ok(Mounted { session, target, overlay })
 }
 

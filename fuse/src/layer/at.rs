@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::{self, Errno};
 
 use super::dir::{HostDir, stat};
-use super::{LayerDir, Name, Stat};
+use super::{Kind, LayerDir, Name, Stat};
 
 /// What most attributes fit in, and what all do.
 const ATTRIBUTE_SIZES: [usize; 2] = [256, 64 << 10];
@@ -77,10 +77,17 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Changes the permission bits. Not for symlinks, which have none.
+    /// Changes the permission bits. A symlink has none, and is not followed.
     pub(crate) fn set_mode(self, mode: u16) -> io::Result<()> {
-        let mode = Mode::from_raw_mode(mode.into());
-        self.by_path(|path, _| rustix::fs::chmodat(CWD, path, mode, AtFlags::empty()))
+        let bits = Mode::from_raw_mode(mode.into());
+        let Self::Name(dir, name) = self else {
+            return self.by_path(|path, _| rustix::fs::chmodat(CWD, path, bits, AtFlags::empty()));
+        };
+        let file = dir.open_with(name, OFlags::PATH)?;
+        match At::Handle(&file).stat()?.kind {
+            Kind::Symlink => Err(Errno::OPNOTSUPP),
+            _ => At::Handle(&file).set_mode(mode),
+        }
     }
 
     /// Changes times of access and modification.

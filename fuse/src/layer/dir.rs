@@ -176,6 +176,12 @@ impl HostDir {
         Ok(())
     }
 
+    /// Lets go of the handle, since another directory has the name.
+    pub(crate) fn reopen(&self) {
+        let old = std::mem::take(&mut *self.slot.get());
+        drop(old);
+    }
+
     /// Says that the directory has lost its name.
     pub(crate) fn set_gone(&self) {
         *self.lock_place() = Place::Gone;

@@ -15,8 +15,8 @@ pub(crate) struct Served {
 
 impl Served {
     /// Serves a view on a directory.
-    pub(crate) fn new(overlay: Overlay, path: PathBuf) -> Self {
-        let mut mounted = bridge::mount(overlay, &path, &MountOptions::default()).unwrap();
+    pub(crate) fn new(overlay: Overlay, path: PathBuf, options: &MountOptions) -> Self {
+        let mut mounted = bridge::mount(overlay, &path, options).unwrap();
         let unmounter = mounted.unmounter();
         let server = thread::spawn(move || mounted.serve().unwrap());
         Self { path, unmounter, server: Some(server) }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use overstream_fuse::layer::open_layers;
-use overstream_fuse::{Format, Overlay};
+use overstream_fuse::{Format, MountOptions, Overlay};
 use overstream_testkit::{Scratch, limit, require_fuse, require_root};
 
 pub(super) use crate::served::Served;
@@ -82,7 +82,7 @@ impl Layers {
     /// Serves a view of the layers through FUSE.
     pub(super) fn served(&self, format: Format) -> Served {
         let path = self.target("fuse");
-        Served::new(self.overlay(format), path)
+        Served::new(self.overlay(format), path, &MountOptions::default())
     }
 }
 

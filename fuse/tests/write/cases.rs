@@ -9,7 +9,7 @@ use overstream_fuse::Format;
 use overstream_testkit::Scratch;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 
-use super::pair::{Layers, Pair};
+use super::pair::{Layers, Pair, Setup};
 use super::states::{Spot, parents};
 
 /// Cases that went wrong of which all is said.
@@ -113,7 +113,8 @@ fn write(path: &Path, flags: OFlags) -> io::Result<()> {
 #[track_caller]
 pub(super) fn agree(format: Format, cases: &[Case]) -> BTreeSet<Option<i32>> {
     let scratch = Scratch::new();
-    let pair = Pair::new(&scratch, format, |layers| {
+    let setup = Setup { format, ..Setup::default() };
+    let pair = Pair::new(&scratch, setup, |layers| {
         parents(layers);
         cases.iter().enumerate().for_each(|(number, case)| case.make(layers, number));
     });

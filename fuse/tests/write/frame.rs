@@ -3,20 +3,45 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use overstream_fuse::layer::open_layers;
-use overstream_fuse::{Format, Overlay};
+use overstream_fuse::layer::{Refused, Unclaimable, open_layers};
+use overstream_fuse::{Format, MountOptions, Overlay};
 use overstream_testkit::proto::types::Mount;
-use overstream_testkit::{Mounted, limit, require_fuse, require_root};
+use overstream_testkit::{Mounted, limit, require_fuse, require_root, wait_for};
 
 use crate::served::Served as Fuse;
 
-/// Layers, from the topmost lower one down, and how they are marked.
+/// How the data of open files go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Data {
+    /// The kernel reads and writes files of the upper itself, where it can.
+    #[default]
+    Passthrough,
+    /// Every write is seen at once.
+    Through,
+    /// The kernel keeps writes back.
+    WriteBack,
+}
+
+impl Data {
+    pub(super) const ALL: [Self; 3] = [Self::Passthrough, Self::Through, Self::WriteBack];
+
+    fn options(self) -> MountOptions {
+        MountOptions {
+            passthrough: self == Self::Passthrough,
+            writeback: Some(self == Self::WriteBack),
+            ..MountOptions::default()
+        }
+    }
+}
+
+/// Layers, from the topmost lower one down, how they are marked, and how they are served.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) lowers: Vec<PathBuf>,
     pub(super) upper: PathBuf,
     pub(super) work: PathBuf,
     pub(super) format: Format,
+    pub(super) data: Data,
 }
 
 /// A mounted overlay; dropping it gets rid of it in any case.
@@ -48,8 +73,16 @@ pub(super) fn as_root(body: impl FnOnce() + Send + 'static) {
 /// Mounts what is tested on `target`, which is made if missing.
 pub(super) fn subject(place: &Place, target: &Path) -> Box<dyn Served> {
     std::fs::create_dir_all(target).unwrap();
-    let layers = open_layers(&place.lowers, Some((&place.upper, &place.work)), target).unwrap();
-    Box::new(Fuse::new(Overlay::new(layers, place.format), target.to_owned()))
+    let mut layers = None;
+    // A process that another thread is just starting has the locks of the mount before until its exec.
+    wait_for("the locks of the mount before", Duration::from_secs(2), || {
+        let opened = open_layers(&place.lowers, Some((&place.upper, &place.work)), target);
+        let busy = matches!(opened, Err(Refused::Upper(Unclaimable::InUse { .. })));
+        layers = (!busy).then(|| opened.unwrap());
+        !busy
+    });
+    let overlay = Overlay::new(layers.unwrap(), place.format);
+    Box::new(Fuse::new(overlay, target.to_owned(), &place.data.options()))
 }
 
 impl Served for Fuse {

@@ -9,7 +9,7 @@ use overstream_fuse::Format;
 use overstream_testkit::facts::{self, Tree, assert_same};
 use overstream_testkit::{Scratch, run};
 
-use super::frame::{Place, Served, kernel, subject};
+use super::frame::{Data, Place, Served, kernel, subject};
 use super::seen::{Eye, assert_clean};
 
 /// Layers to fill before anything is mounted: the upper one, and two lower ones from the topmost down.
@@ -17,6 +17,23 @@ pub(super) struct Layers {
     pub(super) upper: PathBuf,
     pub(super) lowers: [PathBuf; 2],
     pub(super) format: Format,
+}
+
+/// What may differ from one pair to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setup {
+    /// Where the marks lie.
+    pub(super) format: Format,
+    /// How what is tested is served.
+    pub(super) data: Data,
+    /// Layers lie on the host's disk, not in memory, where copying up waits for no disk.
+    pub(super) on_disk: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { format: Format::Trusted, data: Data::default(), on_disk: false }
+    }
 }
 
 /// Two overlays with equal layers. All of it lies on one file system, so numbers are comparable.
@@ -35,11 +52,24 @@ struct Side {
 }
 
 impl Pair {
-    /// Has layers filled and mounts them twice. They are in memory, where copying up waits for no disk.
-    pub(super) fn new(scratch: &Scratch, format: Format, fill: impl FnOnce(&Layers)) -> Self {
+    /// Has layers filled and mounts them twice.
+    pub(super) fn new(scratch: &Scratch, setup: Setup, fill: impl FnOnce(&Layers)) -> Self {
+        Self::with_work(scratch, setup, fill, |_| ())
+    }
+
+    /// The same; `leave` leaves something in both work directories first.
+    pub(super) fn with_work(
+        scratch: &Scratch,
+        setup: Setup,
+        fill: impl FnOnce(&Layers),
+        leave: impl Fn(&Path),
+    ) -> Self {
+        let Setup { format, data, on_disk } = setup;
         let base = scratch.dir("layers");
-        let tmpfs = Some("tmpfs");
-        nix::mount::mount(tmpfs, &base, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
+        if !on_disk {
+            let tmpfs = Some("tmpfs");
+            nix::mount::mount(tmpfs, &base, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
+        }
         let make = |name: &str| {
             fs::create_dir(base.join(name)).unwrap();
             base.join(name)
@@ -52,7 +82,8 @@ impl Pair {
         run(Command::new("cp").arg("-a").arg(&layers.upper).arg(&copy)).ok();
         let place = |upper: PathBuf, work: &str| {
             let (lowers, work) = (layers.lowers.to_vec(), make(work));
-            Place { lowers, upper, work, format }
+            leave(&work);
+            Place { lowers, upper, work, format, data }
         };
         let oracle = place(layers.upper.clone(), "oracle-work");
         let subject = place(copy, "subject-work");
@@ -73,15 +104,57 @@ impl Pair {
         self.subject.served.path()
     }
 
+    /// Returns the upper of what is tested.
+    pub(super) fn subject_upper(&self) -> &Path {
+        &self.subject.place.upper
+    }
+
     /// Panics unless views and uppers are the same. Looks also for the paths in `also`.
     #[track_caller]
     pub(super) fn assert_same(&self, also: &[String]) {
         let [oracle, subject] = [&self.oracle, &self.subject];
-        let view = |side: &Side| self.eye.merged(&*side.served, also);
+        let view = |side: &Side| {
+            let mut view = self.eye.merged(&*side.served, also);
+            if subject.place.data == Data::WriteBack {
+                // Of files the kernel then tells its own time of change, which a copy-up is not for it.
+                view.values_mut().flatten().for_each(|facts| facts.changed = (0, 0));
+            }
+            view
+        };
         assert_same(&view(oracle), &view(subject));
         let raw = |side: &Side| self.eye.raw(&side.place.upper);
         assert_same(&raw(oracle), &raw(subject));
         [oracle, subject].iter().for_each(|side| assert_clean(&side.place.work, true));
+    }
+
+    /// Has each mount the other's upper.
+    pub(super) fn exchanged(self) -> Self {
+        let Self { base, oracle, subject, lowers, eye } = self;
+        let (oracle, subject) = (oracle.unmounted(), subject.unmounted());
+        let (oracle, subject) = (Side::oracle(subject, &base), Side::subject(oracle, &base));
+        Self { base, oracle, subject, lowers, eye }
+    }
+
+    /// Mounts what is tested again.
+    pub(super) fn mounted_again(self) -> Self {
+        let subject = Side::subject(self.subject.unmounted(), &self.base);
+        Self { subject, ..self }
+    }
+
+    /// Unmounts what is tested; panics unless it and the kernel then see in its upper what was seen before.
+    #[track_caller]
+    pub(super) fn assert_seen_by_the_kernel(self) {
+        let Self { base, oracle, subject, eye, .. } = self;
+        drop(oracle);
+        let before = eye.merged(&*subject.served, &[]);
+        let place = subject.unmounted();
+        let kernel = Side::oracle(place.clone(), &base);
+        let by_kernel = eye.merged(&*kernel.served, &[]);
+        kernel.unmounted();
+        assert_same(&by_kernel, &before);
+        let again = Side::subject(place, &base);
+        assert_same(&by_kernel, &eye.merged(&*again.served, &[]));
+        again.unmounted();
     }
 
     /// Unmounts both; panics unless everybody then sees the same in everybody's upper.
@@ -111,7 +184,8 @@ impl Pair {
 /// meets them. That is then done on both sides.
 fn settle(layers: &Layers, base: &Path, work: PathBuf) {
     let (lowers, upper) = (layers.lowers.to_vec(), layers.upper.clone());
-    let side = Side::oracle(Place { lowers, upper, work, format: layers.format }, base);
+    let place = Place { lowers, upper, work, format: layers.format, data: Data::default() };
+    let side = Side::oracle(place, base);
     facts::read(side.served.path(), &[]);
     side.served.unmount();
 }

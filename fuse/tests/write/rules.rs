@@ -66,7 +66,7 @@ fn one_name(format: Format) {
     assert_eq!(agree(format, &cases), with(&errors));
 }
 
-/// Making and removing anything anywhere.
+/// SEMANTICS W1, W2, W3, W6, W9: making and removing anything anywhere.
 #[test]
 fn every_operation_on_one_name_agrees_with_the_kernel() {
     as_root(|| one_name(Format::Trusted));
@@ -78,7 +78,7 @@ fn every_operation_on_one_name_agrees_with_the_kernel_with_user_marks() {
     as_root(|| one_name(Format::User));
 }
 
-/// What is linked is in the upper layer or is copied up; the new name replaces a whiteout.
+/// SEMANTICS W1, W7: what is linked is in the upper layer or is copied up; the new name replaces a whiteout.
 #[test]
 fn every_link_agrees_with_the_kernel() {
     let spot = |parent, upper, lower| Spot { parent, upper, lower };
@@ -141,7 +141,7 @@ fn renames(from: Parent) {
     assert_eq!(errors, expected);
 }
 
-/// Every flag, on what there is at the root and in every kind of directory.
+/// SEMANTICS W4, W5, W7: every flag, on what there is at the root and in every kind of directory.
 #[test]
 fn every_rename_from_the_root_agrees_with_the_kernel() {
     as_root(|| renames(Parent::Root));

@@ -65,19 +65,15 @@ impl Eye {
                 (facts.links, facts.owner, facts.mode) = (0, (0, 0), facts.mode & FORMAT);
                 (facts.modified, facts.changed) = (NOW, NOW);
             }
-            let of_overlay = |name: &OsStr| {
-                let name = name.as_bytes();
-                let bare = name.strip_prefix(b"trusted.overlay.");
-                bare.or_else(|| name.strip_prefix(b"user.overlay.")).map(<[u8]>::to_vec)
-            };
-            facts.xattrs.retain(|name, _| of_overlay(name).is_none_or(|name| name != b"uuid"));
+            facts.xattrs.retain(|name, _| !is_mark(name, b"uuid"));
             for (name, value) in &mut facts.xattrs {
                 // It tells an inode number and a file system.
-                if of_overlay(name).is_some_and(|name| name == b"origin") {
+                if is_mark(name, b"origin") {
                     value.clear();
                 }
             }
         }
+        drop_impure(&mut tree);
         tree
     }
 
@@ -100,6 +96,28 @@ impl Eye {
         }
         let listing = std::mem::take(&mut facts.listing);
         facts.listing = listing.into_iter().map(|(name, _, kind)| (name, OWN, kind)).collect();
+    }
+}
+
+/// Tells whether an attribute is this mark of the overlay.
+fn is_mark(attribute: &OsStr, mark: &[u8]) -> bool {
+    let attribute = attribute.as_bytes();
+    let bare = attribute.strip_prefix(b"trusted.overlay.");
+    bare.or_else(|| attribute.strip_prefix(b"user.overlay.")) == Some(mark)
+}
+
+/// Drops the mark from directories that need none, as the kernel does when it happens to list one.
+fn drop_impure(tree: &mut Tree) {
+    let has_origin =
+        |facts: &&Facts| facts.xattrs.keys().any(|attribute| is_mark(attribute, b"origin"));
+    let needed: BTreeSet<_> = tree
+        .iter()
+        .filter(|(_, facts)| facts.as_ref().ok().is_some_and(|facts| has_origin(&facts)))
+        .filter_map(|(path, _)| Some(path.parent()?.to_owned()))
+        .collect();
+    for (path, facts) in tree.iter_mut().filter(|(path, _)| !needed.contains(*path)) {
+        let Ok(facts) = facts else { panic!("{} cannot be read", path.display()) };
+        facts.xattrs.retain(|attribute, _| !is_mark(attribute, b"impure"));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Medians, and how sure one can be of their ratio.
 
+use crate::random::Random;
+
 /// Resamples per interval.
 const RESAMPLES: usize = 10_000;
 
@@ -9,27 +11,6 @@ pub(crate) struct Ratio {
     pub(crate) value: f64,
     pub(crate) low: f64,
     pub(crate) high: f64,
-}
-
-/// A small generator of random numbers (splitmix64): same seed, same sequence.
-#[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("below a usize")
-    }
 }
 
 /// Nearest-rank quantile; `q` of 0.5 is the median for odd counts.

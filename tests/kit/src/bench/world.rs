@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Settings;
-use super::stats::Random;
 use crate::command::line;
 use crate::proto::snapshots::{Kind, ListSnapshotsRequest};
+use crate::random::Random;
 use crate::wait::{holds_within, wait_for};
 use crate::{Containerd, Daemon, Options, Scratch, Version, block_on, image, snapshots_in};
 

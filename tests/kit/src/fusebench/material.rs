@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use super::names::{self, TOP, flat, in_tree};
-use crate::bench::stats::Random;
+use crate::random::Random;
 use crate::run;
 
 pub(super) const MIB: usize = 1 << 20;

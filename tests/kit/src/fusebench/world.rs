@@ -14,7 +14,7 @@ use super::subject::{Layout, Subject};
 use super::turn::{Found, Turn};
 use crate::Scratch;
 use crate::bench::quiet_within;
-use crate::bench::stats::Random;
+use crate::random::Random;
 
 /// Rounds of a scenario: at least and at most.
 const LEAST: usize = 3;

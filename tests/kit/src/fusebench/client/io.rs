@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use serde_json::{Value, json};
 
 use super::{Problem, measured};
-use crate::bench::stats::Random;
+use crate::random::Random;
 
 /// Reads or writes `count` blocks of `block` bytes, in order or at random, from opening the file to
 /// closing it.
