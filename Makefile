@@ -60,7 +60,7 @@ fuzz: ## Fuzz the filter parser for SECONDS (default 60) [host: installs cargo-f
 	scripts/fuzz.sh $(or $(SECONDS),60)
 
 deps: ## Install what the tests need: Debian packages, and pjdfstest below target [host]
-	scripts/deps.sh containerd registry fs peers
+	scripts/deps.sh containerd registry fs peers trace
 	scripts/peers.sh pjdfstest
 
 install: build ## Install binary, units and example configuration below DESTDIR [host]

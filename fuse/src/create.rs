@@ -128,7 +128,9 @@ impl Overlay {
         let above = self.copy_up_dir(&dir, caller)?;
         self.copy_up(&node, Data::All, caller)?;
         let _alone = node.lock();
-        let Some((from, from_name)) = (match &*leaf.place() {
+        // Nobody puts anything else under the name by which it is reached.
+        let place = leaf.place();
+        let Some((from, from_name)) = (match &*place {
             Place::Upper(names) => names.first().cloned(),
             _ => None,
         }) else {
@@ -158,6 +160,7 @@ impl Overlay {
                 .at("link")
             },
         )?;
+        drop(place);
         leaf.add_name(&dir, &name, None);
         let stat = leaf.stat()?;
         // It is known, so that this only counts a lookup.
