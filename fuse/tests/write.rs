@@ -23,9 +23,9 @@ mod write {
     mod frame;
     mod histories;
     mod hostile;
-    mod listing;
     mod limits;
     mod links;
+    mod listing;
     mod open_files;
     mod pair;
     mod peer;
