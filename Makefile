@@ -53,14 +53,15 @@ bench: build ## Compare with containerd's overlayfs snapshotter, side by side [h
 
 bench-fuse: build ## Compare with other overlay file systems, side by side [host]
 	scripts/deps.sh peers
-	scripts/peers.sh
+	scripts/peers.sh fuse-overlayfs
 	cargo run --quiet --release -p overstream-testkit --bin bench-fuse -- $(BENCH)
 
 fuzz: ## Fuzz the filter parser for SECONDS (default 60) [host: installs cargo-fuzz]
 	scripts/fuzz.sh $(or $(SECONDS),60)
 
-deps: ## Install the Debian packages that the tests need [host]
-	scripts/deps.sh containerd registry fs peers
+deps: ## Install what the tests need: Debian packages, and pjdfstest below target [host]
+	scripts/deps.sh containerd registry fs peers trace
+	scripts/peers.sh pjdfstest
 
 install: build ## Install binary, units and example configuration below DESTDIR [host]
 	install -D -m 0755 target/release/overstream $(DESTDIR)/usr/bin/overstream

@@ -6,7 +6,8 @@
 #   containerd   containerd, runc and a static busybox to build images from
 #   registry     an image registry
 #   fs           programs for xfs, btrfs, FAT and FUSE
-#   peers        fuse-overlayfs in C, and git to work in it
+#   peers        fuse-overlayfs in C, git to work in it, and what building pjdfstest takes
+#   trace        strace, which makes system calls fail
 set -eu
 
 fail() {
@@ -20,8 +21,9 @@ packages() {
 	containerd) echo containerd runc busybox-static ;;
 	registry) echo docker-registry ;;
 	fs) echo xfsprogs btrfs-progs dosfstools fuse3 ;;
-	peers) echo fuse-overlayfs git ;;
+	peers) echo fuse-overlayfs git libacl1-dev ;;
 	*) fail "no such group: $1 (there are: containerd registry fs peers)" ;;
+#   trace        strace, which makes system calls fail
 	esac
 }
 
@@ -34,7 +36,7 @@ for tool in apt-get dpkg-query; do
 		fail "needs $tool; on other systems install by hand what it names"
 done
 
-[ $# -gt 0 ] || set -- containerd registry fs peers
+[ $# -gt 0 ] || set -- containerd registry fs peers trace
 
 missing=
 for group; do

@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-shards=(containerd-1.7 containerd-2.x power soak)
+shards=(containerd-1.7 containerd-2.x power soak overlay)
 
 run() { timeout 2400 cargo test --features crash-points "$@"; }
 
@@ -22,7 +22,12 @@ shard() {
     power) OVERSTREAM_FULL=1 run --test power --test crash ;;
     soak)
         OVERSTREAM_SOAK_SECONDS=180 run --test model --test crash
+        run --test pjdfstest
         scripts/fuzz.sh 60
+        ;;
+    overlay)
+        OVERSTREAM_FULL=1 run --test fuse_crash --test fuse_soak
+        OVERSTREAM_FULL=1 run -p overstream-fuse --test races
         ;;
     esac
 }

@@ -26,6 +26,7 @@ use crate::lookup::{InUpper, look_in_upper, lookup};
 use crate::merge::Merged;
 use crate::node::{Dir, Leaf, Node, Place, RealId};
 use crate::overlay::{Attr, Overlay};
+use crate::protattr::Use;
 use crate::upper;
 
 /// What a new name takes the place of.
@@ -62,7 +63,7 @@ impl Overlay {
             Err(error) => Err(error),
             Ok((Node::Leaf(leaf), stat, Some(file))) => {
                 let attr = Attr { ino: leaf.ino, stat };
-                Ok((attr, self.files.add(OpenFile::new(leaf, file, flags))))
+                Ok((attr, self.files.add(OpenFile::new(leaf, (file, false), flags))))
             }
             Ok(_) => Err(Error::Stale),
         }
@@ -122,17 +123,21 @@ impl Overlay {
         let _names = dir.write_names();
         self.refuse_visible(&dir, &name)?;
         let free = self.free(&dir, &name)?;
+        self.allow_in(&dir, Use::Make)?;
+        self.allow(&node, Use::Change)?;
         let above = self.copy_up_dir(&dir, caller)?;
         self.copy_up(&node, Data::All, caller)?;
         let _alone = node.lock();
-        let Some((from, from_name)) = (match &*leaf.place() {
+        // Nobody puts anything else under the name by which it is reached.
+        let place = leaf.place();
+        let Some((from, from_name)) = (match &*place {
             Place::Upper(names) => names.first().cloned(),
             _ => None,
         }) else {
             return Err(Error::NoEntry);
         };
         let from_above = from.upper().ok_or(Error::Stale)?;
-        if self.origin(&from, &from_name)?.is_some() {
+        if leaf.entry().is_some() || self.origin(&from, &from_name)?.is_some() {
             self.mark_impure(&dir, caller)?;
         }
         let upper = self.upper()?;
@@ -155,9 +160,12 @@ impl Overlay {
                 .at("link")
             },
         )?;
+        drop(place);
         leaf.add_name(&dir, &name, None);
-        self.inodes.count(ino);
-        Ok(Attr { ino, stat: leaf.stat()? })
+        let stat = leaf.stat()?;
+        // It is known, so that this only counts a lookup.
+        self.inodes.add(ino, |known| known.ino() == ino, |_| node.clone());
+        Ok(Attr { ino, stat })
     }
 
     /// Refuses a name that is visible.
@@ -202,6 +210,7 @@ impl Overlay {
         if !names.knows_absent(&dir, &name) {
             self.refuse_visible(&dir, &name)?;
         }
+        self.allow_in(&dir, Use::Make)?;
         let above = self.copy_up_dir(&dir, caller)?;
         let change = || Change::of(&dir, &name, What::Create(kind));
         let file = self.upper()?.change(caller, change, || {
@@ -228,7 +237,7 @@ impl Overlay {
     /// Remembers what was just made, and counts a lookup of it.
     fn remember_new(&self, dir: &Arc<Dir>, name: &Name, stat: Stat) -> Node {
         let id = Some(RealId::of(&stat));
-        let same = |node: &Node| node.is(None, id);
+        let same = |node: &Node| node.is(None, id, None);
         self.inodes.add(self.numbers.number(stat.fs, stat.number), same, |ino| {
             let place = (Arc::clone(dir), name.clone());
             match (stat.kind, dir.upper()) {

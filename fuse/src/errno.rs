@@ -53,6 +53,9 @@ pub enum Error {
     /// The handle names no open file.
     #[error("not an open file")]
     BadHandle,
+    /// The file is a program that runs.
+    #[error("the program runs")]
+    Running,
     /// A layer carries a mark that is understood but not supported, so that showing the file as it
     /// lies there would be wrong.
     #[error("a layer has the mark {0:?} here, which is not supported")]
@@ -84,6 +87,7 @@ impl Error {
             Self::NoAttribute => Errno::NODATA,
             Self::Stale => Errno::STALE,
             Self::BadHandle => Errno::BADF,
+            Self::Running => Errno::TXTBSY,
             // The kernel says so of a redirect or metacopy mark that it may not follow.
             Self::Unsupported(_) => Errno::PERM,
             Self::Layer { source, .. } => *source,

@@ -30,6 +30,11 @@ impl Ino {
     /// Names the root directory in every request; no other file has this number.
     pub const ROOT: Self = Self(1);
 
+    /// Returns a number that no file has, for one of which nothing is known.
+    pub fn unknown(self) -> Self {
+        self.another().another()
+    }
+
     /// Returns a number made up, for a file whose own one another file has.
     fn another(self) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -122,13 +127,6 @@ impl Inodes {
                 }
                 Entry::Occupied(_) => ino = ino.another(),
             }
-        }
-    }
-
-    /// Counts a lookup of a file, if it is known.
-    pub(crate) fn count(&self, ino: Ino) {
-        if let Some((_, lookups)) = self.shard(ino).get_mut(&ino.0) {
-            *lookups += 1;
         }
     }
 

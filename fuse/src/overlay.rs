@@ -23,6 +23,9 @@ use crate::readdir::{Entry, Listing, list};
 use crate::upper::Upper;
 use crate::xattr;
 
+/// The entries that every directory has: itself, and the one above.
+const DOTS: usize = 2;
+
 /// Who keeps attributes that it was told, and has to be told when they change although it asked for no such thing.
 pub trait Keeper: Debug + Send + Sync {
     /// Is told that the attributes of a file have changed.
@@ -55,6 +58,7 @@ impl Overlay {
     /// Makes a view of layers.
     pub fn new(layers: Layers, format: Format) -> Self {
         let Layers { lowers, upper, systems } = layers;
+        upper.as_ref().and_then(Upper::index).into_iter().for_each(|index| index.clean(format));
         let root = Dir::root(upper.as_ref().map(|upper| Arc::clone(upper.root())), lowers);
         Self {
             format,
@@ -115,11 +119,6 @@ impl Overlay {
                 Err(Error::NoEntry)
             }
         }
-    }
-
-    /// Counts a lookup of a file, if it is remembered.
-    pub fn count(&self, ino: Ino) {
-        self.inodes.count(ino);
     }
 
     /// Takes back `count` lookups of a file.
@@ -198,10 +197,12 @@ impl Overlay {
         let own = self.dir_number(dir)?;
         let above = dir.parent().map_or(Ok(own), |above| self.dir_number(&above))?;
         let dots = [(OsStr::new("."), own), (OsStr::new(".."), above)];
-        let dots = dots.into_iter().map(|(name, ino)| (name, ino, Kind::Directory));
-        let names = entries.iter().map(|Entry { name, ino, kind }| (name.as_os_str(), *ino, *kind));
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (next, (name, ino, kind)) in (1..).zip(dots.chain(names)).skip(skip) {
+        let dots = dots.get(skip..).unwrap_or_default().iter();
+        let dots = dots.map(|(name, ino)| (*name, *ino, Kind::Directory));
+        let names = entries.get(skip.saturating_sub(DOTS)..).unwrap_or_default().iter();
+        let names = names.map(|Entry { name, ino, kind }| (name.as_os_str(), *ino, *kind));
+        for (next, (name, ino, kind)) in (offset.saturating_add(1)..).zip(dots.chain(names)) {
             if each(name, ino, kind, next).is_break() {
                 break;
             }

@@ -3,12 +3,13 @@
 //! Its layout is the kernel's: all lies in `work/work`, which is emptied at every mount, so a crash leaves
 //! nothing. Whiteouts are links of one, so that a deletion costs no inode.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::RenameFlags;
 use rustix::io::{self, Errno};
+use rustix::process::{getegid, geteuid};
 
 use crate::errno::Result;
 use crate::layer::{At, HostDir, Kind, LayerDir, Name};
@@ -28,6 +29,16 @@ impl Work {
         let name = name("work").ok_or(Errno::INVAL)?;
         remove_tree(base, &name)?;
         base.make_dir(&name, 0o700)?;
+        let at = At::Name(base, &name);
+        // What is made in it must not inherit what the directory above it has to pass on.
+        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+            match at.remove_xattr(OsStr::new(acl)) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        at.set_owner(Some(geteuid().as_raw()), Some(getegid().as_raw()))?;
+        at.set_mode(0o700)?;
         let dir = Arc::new(base.below(&name));
         dir.pin()?;
         Ok(Self { dir, next: AtomicU64::new(0), whiteout: Mutex::default() })
@@ -46,14 +57,20 @@ impl Work {
 
     /// Puts a whiteout under a name that is not there.
     pub(crate) fn whiteout(&self, dir: &HostDir, name: &Name) -> io::Result<()> {
-        loop {
-            let shared = self.shared_whiteout()?;
-            match self.dir.link(&shared, dir, name) {
-                // It has as many links as the file system allows, or somebody cleaned up.
-                Err(Errno::MLINK | Errno::NOENT) => self.drop_whiteout(&shared),
-                linked => return linked,
-            }
+        let shared = self.shared_whiteout()?;
+        let linked = self.dir.link(&shared, dir, name);
+        let usable = match linked {
+            // It has as many links as the file system allows.
+            Err(Errno::MLINK) => false,
+            // Either of the two may be gone.
+            Err(Errno::NOENT) => self.dir.look(&shared)?.is_some(),
+            _ => true,
+        };
+        if usable {
+            return linked;
         }
+        self.drop_whiteout(&shared);
+        self.dir.link(&self.shared_whiteout()?, dir, name)
     }
 
     /// Puts a whiteout in the place of what is under a name, which is no directory.

@@ -23,7 +23,7 @@ use overstream_fuse::{Format, MountOptions, Overlay, bridge};
 use overstream_testkit::facts::{self, Tree, assert_same};
 use overstream_testkit::proto::types::Mount;
 use overstream_testkit::{Scratch, limit, require_fuse, require_root, wait_for};
-use rustix::fs::{CWD, FileType, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, RenameFlags, StatxFlags};
 
 const SOON: Duration = Duration::from_secs(20);
 const THREADS: u64 = 8;
@@ -73,6 +73,54 @@ fn many_threads_at_few_names_leave_one_truth() {
     let time = Duration::from_secs(if full { 120 } else { 10 });
     // Who is still waiting a minute later waits for ever.
     limit(time + Duration::from_secs(60), move || race(time));
+}
+
+/// A file was once reached by its name until it was known that the name had been taken from it.
+///
+/// SEMANTICS W22
+#[test]
+fn what_takes_a_files_name_is_not_taken_for_it() {
+    if require_root() && require_fuse() {
+        limit(Duration::from_secs(120), || {
+            let scratch = Scratch::new();
+            let layers = Layers::new(&scratch.dir("layers"));
+            let target = scratch.dir("mnt");
+            let options = MountOptions::default();
+            let mut mounted = bridge::mount(layers.overlay(&target), &target, &options).unwrap();
+            let mut unmounter = mounted.unmounter();
+            let server = thread::spawn(move || mounted.serve().unwrap());
+            (0..500).for_each(|round| replace(&target, round));
+            wait_for("an unmount", SOON, || unmounter.unmount().is_ok());
+            server.join().unwrap();
+        });
+    }
+}
+
+/// Replaces or deletes a file while somebody asks what it is.
+fn replace(root: &Path, round: u32) {
+    let (file, other) = (root.join("d/n1"), root.join("d/other"));
+    fs::write(&file, "file").unwrap();
+    symlink("link", &other).unwrap();
+    let open = File::open(&file).unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // The kernel has to ask.
+                let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+                let stat = rustix::fs::statx(&open, "", flags, StatxFlags::BASIC_STATS).unwrap();
+                let kind = FileType::from_raw_mode(stat.stx_mode.into());
+                assert_eq!((kind, stat.stx_size), (FileType::RegularFile, 4));
+            }
+        });
+        match round % 2 {
+            0 => fs::rename(&other, &file).unwrap(),
+            _ => fs::remove_file(&file).unwrap(),
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    fs::remove_file(&file).ok();
+    fs::remove_file(&other).ok();
 }
 
 fn race(time: Duration) {
@@ -133,7 +181,7 @@ impl Layers {
         for (number, lower) in lowers.iter().enumerate() {
             for dir in DIRS {
                 fs::create_dir(lower.join(dir)).unwrap();
-                for name in (0..NAMES).filter(|name| (name + number as u64) % 3 != 0) {
+                for name in (0..NAMES).filter(|name| !(name + number as u64).is_multiple_of(3)) {
                     let path = lower.join(dir).join(format!("n{name}"));
                     fs::write(&path, vec![b'0'; 40_000]).unwrap();
                     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();

@@ -19,12 +19,16 @@ mod write {
     mod both;
     mod cases;
     mod copy_up;
+    mod flags;
     mod frame;
     mod histories;
     mod hostile;
+    mod limits;
+    mod links;
     mod listing;
     mod open_files;
     mod pair;
+    mod peer;
     mod peers;
     mod permissions;
     mod rules;

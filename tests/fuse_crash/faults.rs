@@ -32,7 +32,8 @@ fn failing_everywhere(world: &World<'_>) -> Vec<String> {
     let mut wrong = Vec::new();
     for (number, call) in calls {
         for (turn, error) in ERRORS.into_iter().enumerate() {
-            let chosen = (number + begin) % SAMPLE == 0 && (number + begin) / SAMPLE % 4 == turn;
+            let chosen = (number + begin).is_multiple_of(SAMPLE)
+                && (number + begin) / SAMPLE % ERRORS.len() == turn;
             if (full() || chosen)
                 && let Err(what) = fails(world, call, error)
             {

@@ -7,6 +7,7 @@ use fuser::{
 };
 use rustix::fs::{OFlags, StatVfs};
 
+use crate::file::EXECUTES;
 use crate::layer::{Kind, Stat, Time};
 use crate::{Attr, Caller, Error, Ino, Onto, Result, SetTime};
 
@@ -50,8 +51,9 @@ pub(super) fn device(device: u32) -> (u32, u32) {
 
 /// Returns what of open(2)'s flags matters.
 pub(super) fn open_flags(flags: i32) -> OFlags {
-    let known = OFlags::RDWR | OFlags::WRONLY | OFlags::TRUNC | OFlags::EXCL;
-    OFlags::from_bits_truncate(flags.cast_unsigned()) & known
+    let access = OFlags::RDWR | OFlags::WRONLY | OFlags::APPEND;
+    let known = access | OFlags::TRUNC | OFlags::EXCL | EXECUTES;
+    OFlags::from_bits_retain(flags.cast_unsigned()) & known
 }
 
 /// Returns what becomes of what is under the new name; `None` if the flags make no sense.

@@ -4,11 +4,13 @@
 //! directory listings and symlinks. Nobody else changes the layers, and what it changes itself it knows.
 
 mod convert;
+mod flags;
 mod kernel;
 mod modes;
 mod session;
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
@@ -92,24 +94,28 @@ impl Bridge {
         ino: Ino,
         handle: Handle,
         flags: OFlags,
-        register: impl FnOnce(&std::fs::File) -> io::Result<BackingId>,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Way {
         let both = flags.contains(OFlags::RDWR);
-        let way = self.modes.open(ino, both, || {
-            if !self.passthrough {
-                return None;
-            }
-            let file = self.overlay.backing(handle).ok()??;
-            let writes = flags.intersects(OFlags::RDWR | OFlags::WRONLY);
-            let pays = writes || file.metadata().ok()?.len() >= PASSTHROUGH_FROM;
-            // Where it is not possible, data go through the page cache.
-            if pays { register(&file).ok() } else { None }
-        });
+        let backing = self.backing(handle, flags);
+        // Where it is not possible, data go through the page cache.
+        let way = self.modes.open(ino, both, || backing.and_then(|file| register(&file).ok()));
         if both && matches!(way, Way::Passthrough(_)) {
             // What the kernel knows of the file now will not be right for long.
             self.overlay.changed(ino);
         }
         way
+    }
+
+    /// Returns the file that data would go to directly, if that pays.
+    fn backing(&self, handle: Handle, flags: OFlags) -> Option<Arc<File>> {
+        if !self.passthrough {
+            return None;
+        }
+        let file = self.overlay.backing(handle).ok()??;
+        let writes = flags.intersects(OFlags::RDWR | OFlags::WRONLY);
+        let pays = writes || file.metadata().ok()?.len() >= PASSTHROUGH_FROM;
+        pays.then_some(file)
     }
 
     /// How long the kernel may keep a file's attributes.
@@ -413,7 +419,12 @@ impl Filesystem for Bridge {
         reply: ReplyEmpty,
     ) {
         self.overlay.release(Handle(fh.0));
-        self.modes.release(Ino(ino.0));
+        let ino = Ino(ino.0);
+        self.modes.release(ino);
+        // The kernel may have forgotten it before.
+        if !self.overlay.knows(ino) {
+            self.modes.forget(ino);
+        }
         reply.ok();
     }
 
@@ -457,13 +468,12 @@ impl Filesystem for Bridge {
                 Some(Ok(found)) => (convert::attr(&found), *self.attr_ttl(found.ino)),
                 Some(Err(Error::NoEntry)) => return control(false),
                 // It is listed nevertheless; whoever looks at it asks again, and gets the error.
-                Some(Err(_)) => {
-                    self.overlay.count(ino);
-                    (convert::only(ino, kind), Duration::ZERO)
-                }
+                // The kernel takes what it is told of a number for true, so it is told of one that no file has.
+                Some(Err(_)) => (convert::only(ino.unknown(), kind), Duration::ZERO),
             };
             let full = reply.add(attr.ino, next, name, &ttl, &attr, Generation(0));
             if full && !dot {
+                // Of one that is not known there is nothing to forget.
                 self.overlay.forget(Ino(attr.ino.0), 1);
             }
             control(full)
@@ -496,16 +506,21 @@ impl Filesystem for Bridge {
 
     fn ioctl(
         &self,
-        _: &Request,
-        _: INodeNo,
+        request: &Request,
+        ino: INodeNo,
         _: FileHandle,
         _: IoctlFlags,
-        _: u32,
-        _: &[u8],
+        command: u32,
+        input: &[u8],
         _: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        let caller = caller(request, "chattr");
+        match flags::answer(&self.overlay, &caller, Ino(ino.0), command, input) {
+            Some(Ok(answer)) => reply.ioctl(0, &answer),
+            Some(Err(error)) => reply.error(convert::errno(&error)),
+            None => reply.error(Errno::ENOTTY),
+        }
     }
 
     fn setxattr(

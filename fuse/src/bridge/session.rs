@@ -13,9 +13,9 @@ use super::Bridge;
 use super::kernel::Kernel;
 use crate::{Access, Flag, Keeper, MountOptions, Overlay, Writing};
 
-/// Two, so that one that waits for a disk holds nobody up; not many, since each has a buffer of 16 MiB,
-/// of which it uses a page as long as nobody writes.
-const THREADS: (usize, usize) = (2, 8);
+/// Some, so that those that copy big files or wait for a disk hold nobody up; not many, since each has a
+/// buffer of 16 MiB, of which it uses a page as long as nobody writes.
+const THREADS: (usize, usize) = (8, 16);
 
 /// A mounted view that is not served yet: who looks at it waits.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::{self, Errno};
 
 use super::dir::{HostDir, stat};
-use super::{LayerDir, Name, Stat};
+use super::{Kind, LayerDir, Name, Stat};
 
 /// What most attributes fit in, and what all do.
 const ATTRIBUTE_SIZES: [usize; 2] = [256, 64 << 10];
@@ -62,6 +62,24 @@ impl<'a> At<'a> {
         }
     }
 
+    /// Gives the file one more name.
+    pub(crate) fn link(self, to: &HostDir, to_name: &Name) -> io::Result<()> {
+        match self {
+            Self::Name(dir, name) => dir.link(name, to, to_name),
+            Self::Directory(_) => Err(Errno::PERM),
+            Self::Handle(fd) => to.link_open(fd, to_name),
+        }
+    }
+
+    /// Returns a handle that reads nothing but keeps the file.
+    pub(crate) fn pin(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Name(dir, name) => LayerDir::pin(dir, name),
+            Self::Directory(dir) => dir.open_self(),
+            Self::Handle(fd) => fd.try_clone().map_err(|_| Errno::MFILE),
+        }
+    }
+
     /// Changes owner and group, where given.
     pub(crate) fn set_owner(self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
@@ -77,10 +95,17 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Changes the permission bits. Not for symlinks, which have none.
+    /// Changes the permission bits. A symlink has none, and is not followed.
     pub(crate) fn set_mode(self, mode: u16) -> io::Result<()> {
-        let mode = Mode::from_raw_mode(mode.into());
-        self.by_path(|path, _| rustix::fs::chmodat(CWD, path, mode, AtFlags::empty()))
+        let bits = Mode::from_raw_mode(mode.into());
+        let Self::Name(dir, name) = self else {
+            return self.by_path(|path, _| rustix::fs::chmodat(CWD, path, bits, AtFlags::empty()));
+        };
+        let file = dir.open_with(name, OFlags::PATH)?;
+        match At::Handle(&file).stat()?.kind {
+            Kind::Symlink => Err(Errno::OPNOTSUPP),
+            _ => At::Handle(&file).set_mode(mode),
+        }
     }
 
     /// Changes times of access and modification.

@@ -186,6 +186,12 @@ impl HostDir {
         Ok(())
     }
 
+    /// Lets go of the handle, since another directory has the name.
+    pub(crate) fn reopen(&self) {
+        let old = std::mem::take(&mut *self.slot.get());
+        drop(old);
+    }
+
     /// Says that the directory has lost its name.
     pub(crate) fn set_gone(&self) {
         *self.lock_place() = Place::Gone;
@@ -206,12 +212,6 @@ impl HostDir {
             if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NOCTTY };
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | no_terminal;
         rustix::fs::openat2(self.fd()?, name.as_os_str(), flags, Mode::empty(), BENEATH)
-    }
-
-    /// Opens the directory itself for listing or syncing.
-    pub(crate) fn open_self(&self) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::openat2(self.fd()?, ".", flags, Mode::empty(), BENEATH)
     }
 }
 
@@ -264,6 +264,11 @@ impl LayerDir for HostDir {
             }
         }
         Ok(())
+    }
+
+    fn open_self(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat2(self.fd()?, ".", flags, Mode::empty(), BENEATH)
     }
 
     fn read_link(&self, name: &Name) -> io::Result<Vec<u8>> {

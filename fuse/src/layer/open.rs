@@ -10,7 +10,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use super::LayerDir;
 use super::{HostDir, Pool, Unclaimable, claim};
 use crate::origin::FileSystem;
-use crate::sys::file_system_uuid;
+use crate::sys::{file_system_uuid, make_read_only};
 use crate::upper::Upper;
 
 /// The kernel's limit.
@@ -141,7 +141,11 @@ fn open(path: &Path, pool: &Arc<Pool>) -> io::Result<HostDir> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
     let fd = match open_tree(&fd, "", clone) {
-        Ok(own) => own,
+        // Nothing is ever written to a lower layer, not even by mistake.
+        Ok(own) => {
+            make_read_only(&own)?;
+            own
+        }
         Err(Errno::PERM | Errno::INVAL | Errno::NOSYS) => fd,
         Err(error) => return Err(error),
     };

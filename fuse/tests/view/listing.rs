@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use overstream_fuse::{Format, Ino};
-use rustix::fs::{OFlags, SeekFrom};
+use rustix::fs::{OFlags, RawDir, SeekFrom};
 
 use super::facts::NOBODY;
 use super::frame::{Layers, with_scratch};

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::mount::MsFlags;
-use overstream_fuse::layer::open_layers;
+use overstream_fuse::layer::{Refused, Unclaimable, open_layers};
 use overstream_fuse::{Format, MountOptions, Overlay};
 use overstream_testkit::proto::types::Mount;
-use overstream_testkit::{Mounted, limit, require_fuse, require_root};
+use overstream_testkit::{Mounted, limit, require_fuse, require_root, wait_for};
 
 use crate::served::Served as Fuse;
 
@@ -43,6 +43,8 @@ pub(super) struct Place {
     pub(super) work: PathBuf,
     pub(super) format: Format,
     pub(super) data: Data,
+    /// Whether hard links are kept.
+    pub(super) index: bool,
 }
 
 /// A mounted overlay; dropping it gets rid of it in any case.
@@ -80,7 +82,18 @@ pub(super) fn mount_memory(path: &Path) {
 /// Mounts what is tested on `target`, which is made if missing.
 pub(super) fn subject(place: &Place, target: &Path) -> Box<dyn Served> {
     std::fs::create_dir_all(target).unwrap();
-    let layers = open_layers(&place.lowers, Some((&place.upper, &place.work)), target).unwrap();
+    let mut layers = None;
+    // A process that another thread is just starting has the locks of the mount before until its exec.
+    wait_for("the locks of the mount before", Duration::from_secs(2), || {
+        let opened = open_layers(&place.lowers, Some((&place.upper, &place.work)), target);
+        let busy = matches!(opened, Err(Refused::Upper(Unclaimable::InUse { .. })));
+        layers = (!busy).then(|| opened.unwrap());
+        !busy
+    });
+    let mut layers = layers.unwrap();
+    if !place.index {
+        layers.upper().unwrap().set_no_index();
+    }
     let overlay = Overlay::new(layers, place.format);
     Box::new(Fuse::new(overlay, target.to_owned(), &place.data.options()))
 }
@@ -106,7 +119,8 @@ pub(super) fn kernel(place: &Place, target: &Path) -> Box<dyn Served> {
         format!("workdir={}", place.work.display()),
     ];
     // The host may have other defaults, with which the kernel marks more.
-    options.extend(["index=off", "xino=off"].map(str::to_owned));
+    let index = if place.index { "index=on" } else { "index=off" };
+    options.extend([index, "xino=off"].map(str::to_owned));
     match place.format {
         Format::Trusted => options.extend(["redirect_dir=off", "metacopy=off"].map(str::to_owned)),
         // This excludes the two.

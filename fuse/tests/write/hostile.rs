@@ -79,7 +79,7 @@ fn no_depth_of_directories_is_too_much() {
         fs::create_dir(lower.join("lower")).unwrap();
         make_deep(&lower.join("lower"));
         let (format, data) = (Format::Trusted, Data::default());
-        let place = Place { lowers: vec![lower], upper, work, format, data };
+        let place = Place { lowers: vec![lower], upper, work, format, data, index: false };
         let root = base.join("subject");
         let (new, lower, moved) = (root.join("new"), root.join("lower"), root.join("moved"));
 

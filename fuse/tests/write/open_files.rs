@@ -172,6 +172,57 @@ fn a_file_without_a_name_lives_on() {
     });
 }
 
+/// Who may write to a file cuts it off also by opening it only to read.
+#[test]
+fn a_file_opened_to_read_is_truncated() {
+    as_root(|| {
+        alike_in_every_mode(
+            Setup::default(),
+            |layers| PLACES.iter().for_each(|at| place(layers, at, at)),
+            |root, log| {
+                for at in PLACES {
+                    let path = root.join(at);
+                    if at == "new" {
+                        fs::write(&path, TEXT).unwrap();
+                    }
+                    let cut = open(&path, OFlags::RDONLY | OFlags::TRUNC);
+                    log.end(at, cut.and_then(|file| content(&file)));
+                    log.end("length", fs::metadata(&path).map(|meta| meta.len()));
+                }
+            },
+        );
+    });
+}
+
+/// SEMANTICS W32
+#[test]
+fn a_running_program_is_not_written_to() {
+    let fill = |layers: &Layers| {
+        for (dir, name) in [(&layers.lowers[0], "lower"), (&layers.upper, "upper")] {
+            fs::copy("/bin/sleep", dir.join(name)).unwrap();
+        }
+    };
+    let act = |root: &Path, log: &mut Log| {
+        for name in ["lower", "upper"] {
+            let path = root.join(name);
+            let mut program = std::process::Command::new(&path).arg("60").spawn().unwrap();
+            let writing = [OFlags::WRONLY, OFlags::RDWR, OFlags::WRONLY | OFlags::TRUNC];
+            for flags in writing {
+                log.end(format!("{name} {flags:?}"), open(&path, flags).map(drop));
+            }
+            log.end("cut", nix::unistd::truncate(&path, 0));
+            log.note("is whole", fs::metadata(&path).unwrap().len() > 0);
+            log.end("cut open", open(&path, OFlags::RDONLY | OFlags::TRUNC).map(drop));
+            let is_cut = fs::metadata(&path).unwrap().len() == 0;
+            log.differs(is_cut, Differs { kernel: name == "lower", ours: false });
+            program.kill().unwrap();
+            program.wait().unwrap();
+            log.end("overwrite", fs::write(&path, TEXT));
+        }
+    };
+    as_root(move || alike_in_every_mode(Setup::default(), fill, act));
+}
+
 /// Who is in a directory that is deleted stays there, and finds nothing (*differs*: it has no links).
 #[test]
 fn a_directory_without_a_name_lives_on() {

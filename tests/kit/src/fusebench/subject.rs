@@ -204,7 +204,7 @@ impl Places {
 
 /// Tells why there is no fuse-overlayfs in Rust: `scripts/peers.sh` leaves its reason beside it.
 fn why_no_rust_peer(program: &Path) -> String {
-    let reason = std::fs::read_to_string(program.with_file_name("why-not"));
+    let reason = std::fs::read_to_string(program.with_extension("why-not"));
     reason.map_or_else(
         |_| format!("{} does not exist; try `scripts/peers.sh`", program.display()),
         |reason| reason.trim().replace('\n', "; "),
