@@ -10,6 +10,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,6 +27,7 @@ use crate::node::{Dir, Leaf, RealId};
 use crate::overlay::Overlay;
 use crate::sys::name_to_handle;
 use crate::upper;
+use crate::work::remove_tree;
 
 /// Names the index in requests, where nobody ever asks for it.
 const NOBODY: Ino = Ino(0);
@@ -65,10 +67,14 @@ impl Index {
         Ok(names)
     }
 
-    /// Deletes entries of which no name is left, as a crash leaves them. What cannot be read or deleted is
-    /// left to the next mount.
+    /// Deletes entries of which no name is left, as a crash leaves them, and what the kernel prepares here. What
+    /// cannot be read or deleted is left to the next mount.
     pub(crate) fn clean(&self, format: Format) {
         for name in self.list().unwrap_or_default() {
+            if name.as_os_str().as_bytes().starts_with(b"#") {
+                remove_tree(&self.entries, &name).ok();
+                continue;
+            }
             let at = At::Name(&self.entries, &name);
             let Ok(stat) = at.stat() else { continue };
             let mark = format.read(self.entries.as_ref(), Some(&name), Mark::Nlink);
