@@ -20,8 +20,8 @@ const COMPARED_AFTER: usize = 20;
 const SHOWN: usize = 12;
 const STEPS: usize = 300;
 
-/// Fills layers with some of the names.
-fn fill(layers: &Layers, random: &mut Random) {
+/// Fills layers with some of the names; with hard links only if those are kept.
+fn fill(layers: &Layers, random: &mut Random, links: bool) {
     for layer in [&layers.upper, &layers.lowers[0], &layers.lowers[1]] {
         let mut open = Open::default();
         for number in 0..40 {
@@ -38,7 +38,7 @@ fn fill(layers: &Layers, random: &mut Random) {
                     | Step::Touch(..)
                     | Step::Open(..)
             );
-            if makes {
+            if makes || links && matches!(step, Step::Link(..)) {
                 step.run(layer, number, &mut open).ok();
             }
         }
@@ -103,7 +103,9 @@ fn history(seed: u64, setup: Setup) {
     eprintln!("OVERSTREAM_SEED={seed} {setup:?}");
     let scratch = Scratch::new();
     let mut random = Random::new(seed);
-    let pair = Pair::new(&scratch, setup, |layers| fill(layers, &mut random));
+    let pair = Pair::new(&scratch, setup, |layers| {
+        fill(layers, &mut random, setup.index);
+    });
     let mut history =
         History { seed, random, known: Known::default(), number: 0, last: VecDeque::new() };
     history.go_on(&pair, STEPS);
@@ -152,6 +154,12 @@ fn histories_on_disk_agree_with_the_kernel() {
     histories(Setup { on_disk: true, ..Setup::default() }, 1);
 }
 
+/// The same where hard links are kept.
+#[test]
+fn histories_with_hard_links_agree_with_the_kernel() {
+    histories(Setup { index: true, ..Setup::default() }, 4);
+}
+
 /// Errors that nothing done to a file system explains.
 const WRONG: [i32; 5] = [
     nix::libc::EIO,
@@ -185,7 +193,7 @@ fn at_once(seed: u64, data: Data) {
     let scratch = Scratch::new();
     let mut random = Random::new(seed);
     let pair = Pair::new(&scratch, Setup { data, ..Setup::default() }, |layers| {
-        fill(layers, &mut random);
+        fill(layers, &mut random, false);
     });
     let root = pair.subject();
     thread::scope(|scope| {

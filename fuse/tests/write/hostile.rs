@@ -95,12 +95,10 @@ fn no_depth_of_directories_is_too_much() {
         by_kernel.unmount();
 
         let served = subject(&place, &root);
-        assert_eq!(read(bottom(&lower), "file"), "deep and copied up");
         let middle = (0..DEPTH / 2).fold(root_of(&new), |dir, _| enter(&dir, "d"));
         rustix::fs::renameat_with(&middle, "d", CWD, &moved, RenameFlags::NOREPLACE).unwrap();
         rustix::fs::renameat_with(CWD, &moved, &middle, "d", RenameFlags::NOREPLACE).unwrap();
         drop(middle);
-        assert_eq!(read(bottom(&new), "file"), "deep");
         for deep in [&new, &lower] {
             remove_deep(deep);
             fs::remove_dir(deep).unwrap();

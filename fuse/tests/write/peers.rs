@@ -2,12 +2,12 @@
 //! reported it, or as it was seen when they were tried.
 //!
 //! Most of it is covered where the rule is: names and renames in `rules`, metadata in `copy_up`, deleted and mapped
-//! files in `open_files`, setuid in `permissions`, big directories in `listing`.
+//! files in `open_files`, setuid in `permissions`, hard links in `links`, big directories in `listing`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -340,30 +340,5 @@ fn nothing_changes_while_it_is_archived() {
             fs::rename(root.join("f"), root.join("d/f")).unwrap();
             seen("changed");
         }
-    });
-}
-
-/// Two names of one lower file are still two names of one file when it has been copied up, also after the next mount
-/// (fuse-overlayfs 2: until the next mount; fuse-backend-rs: not at all; the kernel: only with `index=on`).
-#[test]
-#[ignore = "links are kept in memory only, so after the next mount the names are two files"]
-fn names_of_one_lower_file_stay_together() {
-    as_root(|| {
-        let scratch = Scratch::new();
-        let pair = Pair::new(&scratch, Setup::default(), |layers| {
-            fs::write(layers.lowers[0].join("a"), "of the layer").unwrap();
-            fs::hard_link(layers.lowers[0].join("a"), layers.lowers[0].join("b")).unwrap();
-        });
-        let seen = |root: &Path| {
-            let [a, b] = ["a", "b"].map(|name| fs::metadata(root.join(name)).unwrap());
-            assert_eq!((a.ino(), a.nlink(), a.len()), (b.ino(), 2, b.len()));
-            assert_eq!(fs::read(root.join("a")).unwrap(), fs::read(root.join("b")).unwrap());
-            a.ino()
-        };
-        let number = seen(pair.subject());
-        fs::write(pair.subject().join("a"), "changed").unwrap();
-        assert_eq!(seen(pair.subject()), number);
-        let pair = pair.mounted_again();
-        assert_eq!(seen(pair.subject()), number);
     });
 }

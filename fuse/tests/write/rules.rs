@@ -34,7 +34,7 @@ const FEW_UPPERS: [Upper; 7] = [
     Upper::Whiteout,
 ];
 const FEW_LOWERS: [Lower; 4] = [Lower::Absent, Lower::File, Lower::Full, Lower::DeletedFull];
-/// What is hidden can make no difference.
+/// What is hidden can make no difference, and the root is a merged directory as others are.
 const FEW_HIDDEN: [Lower; 2] = [Lower::Absent, Lower::Full];
 
 /// Every name that can be, in every kind of directory.
@@ -46,7 +46,8 @@ fn few_spots(parent: Parent) -> Vec<Spot> {
     if full() {
         return parent.spots(&UPPERS, &LOWERS);
     }
-    let lowers: &[_] = if parent == Parent::Opaque { &FEW_HIDDEN } else { &FEW_LOWERS };
+    let few = [Parent::Opaque, Parent::Root].contains(&parent);
+    let lowers: &[_] = if few { &FEW_HIDDEN } else { &FEW_LOWERS };
     parent.spots(&FEW_UPPERS, lowers)
 }
 
