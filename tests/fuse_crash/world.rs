@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, umount2};
 use overstream_fuse::layer::open_layers;
-use overstream_fuse::{Format, Overlay};
+use overstream_fuse::{Format, MountOptions, Overlay};
 use overstream_testkit::facts::{self, Tree, assert_same};
 use overstream_testkit::proto::types::Mount;
 use overstream_testkit::{
@@ -202,7 +202,8 @@ impl Daemon<'_> {
         fs::create_dir(&view).unwrap();
         let opened = open_layers(&lowers, Some((&self.upper, &self.work)), &view);
         let opened = opened.map_err(|refused| refused.to_string())?;
-        let served = Served::new(Overlay::new(opened, Format::Trusted), view);
+        let served =
+            Served::new(Overlay::new(opened, Format::Trusted), view, &MountOptions::default());
         let ours = self.world.which(served.path());
         drop(served);
         let left = self.left_in_work();
