@@ -16,6 +16,7 @@ use crate::inode::Ino;
 use crate::layer::{Kind, Time};
 use crate::node::Node;
 use crate::overlay::{Attr, Overlay};
+use crate::protattr::Use;
 use crate::xattr;
 
 const SETUID: u16 = 0o4000;
@@ -53,6 +54,7 @@ impl Overlay {
     /// Changes attributes; returns all of them.
     pub fn set_attr(&self, caller: &Caller, ino: Ino, set: &SetAttr) -> Result<Attr> {
         let node = self.inodes.get(ino)?;
+        self.allow_set(&node, set)?;
         let data = set.size.map_or(Data::All, Data::First);
         self.copy_up(&node, data, caller)?;
         let upper = self.upper()?;
@@ -102,6 +104,7 @@ impl Overlay {
         flags: XattrFlags,
     ) -> Result<()> {
         let node = self.inodes.get(ino)?;
+        self.allow(&node, Use::Change)?;
         self.copy_up(&node, Data::All, caller)?;
         let on_disk = xattr::on_disk(self.format, attribute);
         let what = || What::SetXattr(attribute.to_string_lossy().into_owned());
@@ -136,6 +139,7 @@ impl Overlay {
     pub fn remove_xattr(&self, caller: &Caller, ino: Ino, attribute: &OsStr) -> Result<()> {
         self.upper()?;
         let node = self.inodes.get(ino)?;
+        self.allow(&node, Use::Change)?;
         let on_disk = xattr::on_disk(self.format, attribute);
         // What is not there needs no copy-up.
         match node.xattr(self.format, &on_disk) {

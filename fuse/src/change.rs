@@ -54,6 +54,8 @@ pub enum What {
     Clear,
     /// Mode, owner or times change.
     Attributes,
+    /// Its flags become these.
+    Flags(u32),
     /// It is cut off, or lengthened by a hole.
     Truncate(u64),
     /// An extended attribute is set.
@@ -93,6 +95,7 @@ impl fmt::Display for Change {
             What::Impure => write!(f, "impure /{path}"),
             What::Clear => write!(f, "clear /{path}"),
             What::Attributes => write!(f, "attributes /{path}"),
+            What::Flags(flags) => write!(f, "flags /{path}: {flags:#x}"),
             What::Truncate(size) => write!(f, "truncate /{path}: to {size} bytes"),
             What::SetXattr(name) => write!(f, "set-xattr /{path}: {name}"),
             What::RemoveXattr(name) => write!(f, "remove-xattr /{path}: {name}"),

@@ -17,9 +17,11 @@ use crate::caller::Caller;
 use crate::change::{Change, What};
 use crate::errno::{Context, Error, Result};
 use crate::format::{Format, Mark};
+use crate::index::{self, Index};
 use crate::layer::{At, HostDir, Kind, LayerDir, Name, Stat};
 use crate::node::{Dir, Leaf, Node, Place, RealId};
 use crate::overlay::Overlay;
+use crate::protattr;
 use crate::upper::Upper;
 use crate::xattr;
 
@@ -38,6 +40,8 @@ struct Source<'a> {
     /// `None` for the directory itself.
     name: Option<&'a Name>,
     stat: Stat,
+    /// The name that the copy gets in the index, if it does.
+    entry: Option<Name>,
 }
 
 /// A copy that nobody sees yet.
@@ -102,8 +106,7 @@ impl Overlay {
         }
         let Some((parent, name)) = dir.place().clone() else { return Err(Error::ReadOnly) };
         let lower = dir.top().at("copy up")?;
-        let source = Source { dir: lower, name: None, stat: dir.stat()? };
-        refuse_locked(&source.stat)?;
+        let source = Source { dir: lower, name: None, stat: dir.stat()?, entry: None };
         let staged = self.stage_dir(upper, &source)?;
         let work = upper.work();
         let id = work.publish(&staged, || At::Name(work.dir(), &staged).stat());
@@ -131,7 +134,7 @@ impl Overlay {
     pub(crate) fn stage_emptied(&self, dir: &HostDir) -> Result<Name> {
         let upper = self.upper()?;
         let stat = dir.stat().at("clear a directory")?;
-        let name = self.stage_dir(upper, &Source { dir, name: None, stat })?;
+        let name = self.stage_dir(upper, &Source { dir, name: None, stat, entry: None })?;
         let at = At::Name(upper.work().dir(), &name);
         let marked = self.mark(at, Mark::Opaque, b"y");
         marked.inspect_err(|_| upper.work().discard(&name))?;
@@ -164,7 +167,9 @@ impl Overlay {
                 {
                     let lower = parent.lowers.get(layer).ok_or(Error::Stale)?;
                     let stat = lower.look(&name).at("copy up")?.ok_or(Error::Stale)?;
-                    let source = Source { dir: lower.as_ref(), name: Some(&name), stat };
+                    let entry = self.entry_of(lower.as_ref(), Some(&name), &stat);
+                    let dir = lower.as_ref();
+                    let source = Source { dir, name: Some(&name), stat, entry };
                     return self.copy_up_named(leaf, (&parent, &above), &source, data, caller);
                 }
                 (None, None, None) => return self.copy_up_gone(upper, leaf, data),
@@ -185,7 +190,12 @@ impl Overlay {
     ) -> Result<()> {
         let (upper, mut cost) = (self.upper()?, Cost::new());
         let name = source.name.ok_or(Error::Stale)?;
-        refuse_locked(&source.stat)?;
+        if let (Some(entry), Some(index)) = (&source.entry, upper.index())
+            && let Some(found) = index.look(entry)?
+        {
+            return self.adopt(leaf, entry, &found, Some(source.stat.links));
+        }
+        let names = i64::from(source.stat.links) + leaf.surplus();
         let work = upper.work();
         let (staged, stat) = if source.stat.kind == Kind::File {
             let from = source.dir.open(name).at("copy up")?;
@@ -196,15 +206,31 @@ impl Overlay {
             let stat = staged.inspect_err(|_| work.discard(&new))?;
             (Staged::Named(new), stat)
         };
+        if source.entry.is_some() {
+            // As long as the index entry is its only link.
+            let mark = index::nlink_mark(names - 1);
+            let marked = self.mark(staged.at(work.dir()), Mark::Nlink, mark.as_bytes());
+            marked.inspect_err(|_| staged.discard(upper))?;
+        }
         let id = RealId::of(&stat);
         // Before anybody can find it.
         self.inodes.add_copy(id, leaf.ino);
         let published = self.publish(parent, name, above, staged, (source, cost), caller);
         published.inspect_err(|_| self.inodes.drop_copy(id))?;
-        let place = Place::Upper(vec![(Arc::clone(parent), name.clone())]);
-        leaf.set_upper(place, id);
+        let named = Place::Upper(vec![(Arc::clone(parent), name.clone())]);
+        let stored = match source.entry.as_ref().zip(upper.index()) {
+            Some((entry, index)) => {
+                leaf.set_upper(named, id, names - 2);
+                leaf.set_indexed(index.dir(), entry, id, names - 2);
+                self.store_surplus(leaf)
+            }
+            None => {
+                leaf.set_upper(named, id, names - 1);
+                Ok(())
+            }
+        };
         self.changed(leaf.ino);
-        Ok(())
+        stored
     }
 
     /// Copies a file that has no name any more, for those who have it open.
@@ -219,7 +245,7 @@ impl Overlay {
         let (file, name) = to;
         let copied = (|| {
             cost.bytes = copy_data(&from, &file, &stat, data).at("copy up a deleted file")?;
-            let handle = OwnedFd::from(from);
+            let handle = OwnedFd::from(from.try_clone().map_err(|_| Errno::MFILE).at("copy up")?);
             dress_basics(&stat, At::Handle(&file))?;
             copy_xattrs(
                 self.format,
@@ -228,12 +254,19 @@ impl Overlay {
                 |name| At::Handle(&handle).xattr(name),
             )?;
             At::Handle(&file).set_times(&times(&stat)).at("copy up a deleted file")?;
-            At::Handle(&file).stat().at("copy up a deleted file")
+            let entry = self.index_deleted(&from, &file, stat.links)?;
+            Ok((entry, At::Handle(&file).stat().at("copy up a deleted file")?))
         })();
         if let Some(name) = name {
             work.discard(&name);
         }
-        leaf.set_upper(Place::Gone { handle: file, upper: true }, RealId::of(&copied?));
+        let surplus = stat.links.into();
+        let (entry, copy) = copied?;
+        let id = RealId::of(&copy);
+        leaf.set_upper(Place::Gone { handle: file, upper: true }, id, surplus);
+        if let (Some(entry), Some(index)) = (entry, upper.index()) {
+            leaf.set_indexed(index.dir(), &entry, id, surplus - 1);
+        }
         Ok(())
     }
 
@@ -262,6 +295,7 @@ impl Overlay {
         let (file, name) = self.new_file(upper)?;
         let staged = (|| {
             cost.bytes = copy_data(from, &file, &source.stat, data).at("copy up")?;
+            protattr::copy_flags(from, &file);
             self.dress(source, At::Handle(&file))?;
             if cost.bytes > 0 && !upper.is_volatile() {
                 rustix::fs::fdatasync(&file).at("copy up")?;
@@ -300,15 +334,15 @@ impl Overlay {
 
     /// Gives a copy everything but data that its source has.
     fn dress(&self, source: &Source<'_>, copy: At<'_>) -> Result<()> {
-        let Source { dir, name, stat } = source;
+        let Source { dir, name, stat, entry } = source;
         dress_basics(stat, copy)?;
         let names = match dir.xattrs(*name) {
             Err(Errno::OPNOTSUPP) => Vec::new(),
             names => names.at("copy up")?,
         };
         copy_xattrs(self.format, names, copy, |attribute| dir.xattr(*name, attribute))?;
-        // A file with several names would have one number for different files once the names part.
-        if (stat.kind == Kind::Directory || stat.links == 1)
+        // Without the index a file with several names would have one number for different files once they part.
+        if (stat.kind == Kind::Directory || stat.links == 1 || entry.is_some())
             && let Some(origin) = self.origins.mark(*dir, *name, stat)
         {
             match self.mark(copy, Mark::Origin, &origin) {
@@ -317,6 +351,7 @@ impl Overlay {
                 marked => marked?,
             }
         }
+        self.protect_copy(stat, copy)?;
         copy.set_times(&times(stat)).at("copy up")
     }
 
@@ -340,11 +375,11 @@ impl Overlay {
         let published = self.mark_impure(parent, caller).and_then(|()| {
             upper.change(caller, change, || {
                 let before = above.stat().at("copy up")?;
-                match &staged {
-                    Staged::Unnamed(file) => above.link_open(file, name),
-                    Staged::Named(new) => {
-                        work.dir().rename(new, above, name, RenameFlags::NOREPLACE)
+                match source.entry.as_ref().zip(upper.index()) {
+                    Some((entry, index)) => {
+                        staged.publish_indexed(work.dir(), index, entry, (above, name))
                     }
+                    None => staged.publish(work.dir(), above, name),
                 }
                 .at("copy up")?;
                 // The copy is there: this cannot undo it, nor does it in the kernel.
@@ -352,10 +387,7 @@ impl Overlay {
                 Ok(())
             })
         });
-        if let (Err(_), Staged::Named(new)) = (&published, &staged) {
-            work.discard(new);
-        }
-        published
+        published.inspect_err(|_| staged.discard(upper))
     }
 
     /// Says on the upper part of a directory that it holds copied-up files.
@@ -381,15 +413,48 @@ impl Overlay {
     }
 }
 
+impl Staged {
+    /// Reaches the copy; named ones lie in `work`.
+    fn at<'a>(&'a self, work: &'a HostDir) -> At<'a> {
+        match self {
+            Self::Unnamed(file) => At::Handle(file),
+            Self::Named(new) => At::Name(work, new),
+        }
+    }
+
+    fn publish(&self, work: &HostDir, above: &HostDir, name: &Name) -> io::Result<()> {
+        match self {
+            Self::Unnamed(file) => above.link_open(file, name),
+            Self::Named(new) => work.rename(new, above, name, RenameFlags::NOREPLACE),
+        }
+    }
+
+    /// Publishes it in the index first, so that no other name ever leads to the lower file again.
+    fn publish_indexed(
+        &self,
+        work: &HostDir,
+        index: &Index,
+        entry: &Name,
+        (above, name): (&HostDir, &Name),
+    ) -> io::Result<()> {
+        match self {
+            Self::Unnamed(file) => index.add(|entries| entries.link_open(file, entry))?,
+            Self::Named(new) => index.take(entry, work, new)?,
+        }
+        index.link(entry, above, name).inspect_err(|_| index.remove(entry))
+    }
+
+    fn discard(&self, upper: &Upper) {
+        if let Self::Named(new) = self {
+            upper.work().discard(new);
+        }
+    }
+}
+
 impl Cost {
     fn new() -> Self {
         Self { began: Instant::now(), bytes: 0 }
     }
-}
-
-/// What nobody may change is not copied up either.
-fn refuse_locked(stat: &Stat) -> Result<()> {
-    if stat.locked { Err(Error::NotPermitted) } else { Ok(()) }
 }
 
 /// Owner first: changing it takes away setuid.

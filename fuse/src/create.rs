@@ -26,6 +26,7 @@ use crate::lookup::{InUpper, look_in_upper, lookup};
 use crate::merge::Merged;
 use crate::node::{Dir, Leaf, Node, Place, RealId};
 use crate::overlay::{Attr, Overlay};
+use crate::protattr::Use;
 use crate::upper;
 
 /// What a new name takes the place of.
@@ -122,6 +123,8 @@ impl Overlay {
         let _names = dir.write_names();
         self.refuse_visible(&dir, &name)?;
         let free = self.free(&dir, &name)?;
+        self.allow_in(&dir, Use::Make)?;
+        self.allow(&node, Use::Change)?;
         let above = self.copy_up_dir(&dir, caller)?;
         self.copy_up(&node, Data::All, caller)?;
         let _alone = node.lock();
@@ -134,7 +137,7 @@ impl Overlay {
             return Err(Error::NoEntry);
         };
         let from_above = from.upper().ok_or(Error::Stale)?;
-        if self.origin(&from, &from_name)?.is_some() {
+        if leaf.entry().is_some() || self.origin(&from, &from_name)?.is_some() {
             self.mark_impure(&dir, caller)?;
         }
         let upper = self.upper()?;
@@ -207,6 +210,7 @@ impl Overlay {
         if !names.knows_absent(&dir, &name) {
             self.refuse_visible(&dir, &name)?;
         }
+        self.allow_in(&dir, Use::Make)?;
         let above = self.copy_up_dir(&dir, caller)?;
         let change = || Change::of(&dir, &name, What::Create(kind));
         let file = self.upper()?.change(caller, change, || {

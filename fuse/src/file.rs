@@ -18,6 +18,7 @@ use crate::errno::{Context, Error, Result};
 use crate::inode::Ino;
 use crate::node::{Leaf, Node};
 use crate::overlay::Overlay;
+use crate::protattr::Use;
 
 /// The kernel's own flag of an open that is to run the file.
 pub(crate) const EXECUTES: OFlags = OFlags::from_bits_retain(0x20);
@@ -156,6 +157,7 @@ impl Overlay {
             return Err(Error::Running);
         }
         if may_write(flags) || cuts {
+            self.allow(&node, Use::Write { at_end: flags.contains(OFlags::APPEND) && !cuts })?;
             let data = if cuts { Data::First(0) } else { Data::All };
             self.copy_up(&node, data, caller)?;
         } else {
@@ -237,8 +239,12 @@ impl Overlay {
         offset: u64,
         length: u64,
     ) -> Result<()> {
-        let file = self.files.get(handle)?.writing()?;
-        rustix::fs::fallocate(file, mode, offset, length).at("allocate")
+        let file = self.files.get(handle)?;
+        let real = file.writing()?;
+        let what =
+            if (mode - FallocateFlags::KEEP_SIZE).is_empty() { Use::Touch } else { Use::Resize };
+        self.allow(&Node::Leaf(Arc::clone(&file.leaf)), what)?;
+        rustix::fs::fallocate(real, mode, offset, length).at("allocate")
     }
 
     /// Copies between two open files; returns how many bytes were copied.

@@ -34,6 +34,10 @@ pub(crate) enum Mark {
     Origin,
     /// On a directory: it holds files with the mark `origin`.
     Impure,
+    /// On a file with an index entry: how many names it has.
+    Nlink,
+    /// On a file of the upper: nobody may change it.
+    Protattr,
 }
 
 impl Format {
@@ -54,6 +58,8 @@ impl Format {
             Mark::Metacopy => "metacopy",
             Mark::Origin => "origin",
             Mark::Impure => "impure",
+            Mark::Nlink => "nlink",
+            Mark::Protattr => "protattr",
         };
         [self.prefix(), name].map(OsStr::new).into_iter().collect()
     }

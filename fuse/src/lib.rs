@@ -5,9 +5,9 @@
 //! Read from the rules outwards: `name` and `merge` (pure: how the layers' answers about one name become
 //! the overlay's), `format`, `whiteout`, `opaque`, `origin` and `xattr` (what marks mean on disk), `lookup` and
 //! `readdir` (asking the layers), `node`, `inode` and `remember` (what is known), `create`, `remove`, `rename`,
-//! `attr` and `copy_up` (what changes the view), `upper`, `change` and `work` (the one door to the disk), `file`
-//! (what is open), [`Overlay`] (one short method per operation), and `bridge`, the only room that knows FUSE.
-//! Layers are reached through directories beneath a handle, never by an absolute path.
+//! `attr`, `protattr`, `copy_up` and `index` (what changes the view), `upper`, `change` and `work` (the one door
+//! to the disk), `file` (what is open), [`Overlay`] (one short method per operation), and `bridge`, the only room
+//! that knows FUSE. Layers are reached through directories beneath a handle, never by an absolute path.
 //!
 //! Dependencies point one way: the daemon uses this crate, never the reverse.
 
@@ -21,6 +21,7 @@ mod create;
 mod errno;
 mod file;
 mod format;
+mod index;
 mod inode;
 mod known;
 pub mod layer;
@@ -33,6 +34,7 @@ mod opaque;
 mod options;
 mod origin;
 mod overlay;
+mod protattr;
 mod readdir;
 mod remember;
 mod remove;
@@ -55,6 +57,7 @@ pub use options::{
     split_lowers, unsupported,
 };
 pub use overlay::{Attr, Keeper, Overlay};
+pub use protattr::Protection;
 pub use readdir::Entry;
 pub use rename::Onto;
 pub use upper::Upper;

@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -20,6 +20,7 @@ use crate::format::{Format, Mark};
 use crate::inode::Ino;
 use crate::known::Known;
 use crate::layer::{At, HostDir, LayerDir, Name, Stat};
+use crate::protattr::{Guard, Protection};
 use crate::xattr;
 
 /// As many names of one file are remembered; others are found again when they are looked up.
@@ -71,6 +72,7 @@ pub(crate) struct Dir {
     /// Rank 2.
     copying: Mutex<()>,
     gone: AtomicBool,
+    guard: Guard,
     impure: Known,
 }
 
@@ -86,6 +88,11 @@ pub(crate) struct Leaf {
     copying: Mutex<()>,
     attributes: Known,
     partial: Known,
+    guard: Guard,
+    /// By how many its names in the view outnumber its links in the layer that has it.
+    surplus: AtomicI64,
+    /// The name of its index entry, if it has one.
+    entry: OnceLock<Name>,
     /// It was made here, and nobody has given it a file capability since.
     incapable: AtomicBool,
 }
@@ -150,7 +157,7 @@ impl Node {
         let same_lower = lower.is_some() && lower == ids.lower;
         match (self, upper, ids.upper.get()) {
             (_, Some(found), Some(known)) => found == *known,
-            (Self::Leaf(leaf), Some(_), None) => copy_of == Some(leaf.ino),
+            (Self::Leaf(leaf), Some(_), None) => same_lower || copy_of == Some(leaf.ino),
             (Self::Directory(_), Some(_), None) | (_, None, _) => same_lower,
         }
     }
@@ -198,6 +205,24 @@ impl Node {
             Self::Leaf(leaf) => &leaf.copying,
         };
         copying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of its protection.
+    pub(crate) fn guard(&self) -> &Guard {
+        match self {
+            Self::Directory(dir) => &dir.guard,
+            Self::Leaf(leaf) => &leaf.guard,
+        }
+    }
+
+    /// Opens it in the layer that has it, to ask for what can be asked of open files only.
+    pub(crate) fn open_to_ask(&self) -> Result<File> {
+        match self {
+            Self::Directory(dir) => {
+                dir.top().and_then(LayerDir::open_self).map(File::from).at("open")
+            }
+            Self::Leaf(leaf) => leaf.open(OFlags::RDONLY).map(|(file, _)| file),
+        }
     }
 
     /// Returns its attributes in the layer that has it.
@@ -257,6 +282,7 @@ impl Dir {
             absent: Mutex::default(),
             copying: Mutex::default(),
             gone: AtomicBool::new(false),
+            guard: Guard::default(),
             impure: Known::default(),
         }
     }
@@ -398,6 +424,9 @@ impl Leaf {
             copying: Mutex::default(),
             attributes: Known::default(),
             partial: Known::default(),
+            guard: Guard::default(),
+            surplus: AtomicI64::new(0),
+            entry: OnceLock::new(),
             incapable: AtomicBool::new(false),
         }
     }
@@ -412,12 +441,68 @@ impl Leaf {
         self.place.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that it has been copied up.
-    pub(crate) fn set_upper(&self, place: Place, id: RealId) {
+    /// Says that it has been copied up, and by how many its names outnumber its links now.
+    pub(crate) fn set_upper(&self, place: Place, id: RealId, surplus: i64) {
         let mut now = self.write_place();
-        *now = place;
+        self.surplus.store(surplus, Ordering::Release);
+        let old = std::mem::replace(&mut *now, place);
         // Who sees this sees the place, too.
         self.ids.upper.get_or_init(|| id);
+        drop(now);
+        drop(old);
+    }
+
+    /// Returns the name of its index entry.
+    pub(crate) fn entry(&self) -> Option<&Name> {
+        self.entry.get()
+    }
+
+    /// Says that it has an index entry, unless that is known.
+    pub(crate) fn set_indexed(&self, index: &Arc<Dir>, entry: &Name, id: RealId, surplus: i64) {
+        let mut place = self.write_place();
+        if self.entry.set(entry.clone()).is_err() {
+            return;
+        }
+        self.surplus.store(surplus, Ordering::Release);
+        self.ids.upper.get_or_init(|| id);
+        let named = (Arc::clone(index), entry.clone());
+        match &mut *place {
+            Place::Upper(names) => names.push(named),
+            lower => *lower = Place::Upper(vec![named]),
+        }
+    }
+
+    /// Says that its index entry is gone, as the last of its names; `handle` keeps it.
+    pub(crate) fn lose_entry(&self, index: &Arc<Dir>, handle: OwnedFd) {
+        if let Some(entry) = self.entry() {
+            self.surplus.store(0, Ordering::Release);
+            self.write_place().lose_name(index, entry, handle);
+        }
+    }
+
+    /// Returns by how many its names in the view outnumber its links.
+    pub(crate) fn surplus(&self) -> i64 {
+        self.surplus.load(Ordering::Acquire)
+    }
+
+    /// Says that it has so many more names, or less.
+    pub(crate) fn add_to_surplus(&self, more: i64) {
+        self.surplus.fetch_add(more, Ordering::AcqRel);
+    }
+
+    /// Returns how many names it has, of which its layer knows so many.
+    pub(crate) fn links(&self, known: u32) -> u32 {
+        u32::try_from((i64::from(known) + self.surplus()).max(0)).unwrap_or(u32::MAX)
+    }
+
+    /// Tells whether it is known to have a name in the upper.
+    pub(crate) fn has_name(&self, parent: &Arc<Dir>, name: &Name) -> bool {
+        matches!(&*self.place(), Place::Upper(names) if knows(names, parent, name))
+    }
+
+    /// Returns a handle that keeps it.
+    pub(crate) fn pin(&self) -> io::Result<OwnedFd> {
+        self.on(|dir, name| dir.pin(name), |at| at.pin())
     }
 
     /// Tells whether it lies in the upper.
@@ -428,11 +513,7 @@ impl Leaf {
     /// Takes note of a name under which a lookup found it.
     pub(crate) fn add_name(&self, parent: &Arc<Dir>, name: &Name, lower: Option<usize>) {
         let news = match (&*self.place(), lower) {
-            (Place::Upper(names), None) => {
-                let known =
-                    names.iter().any(|(dir, known)| Arc::ptr_eq(dir, parent) && known == name);
-                !known && names.len() < KNOWN_NAMES
-            }
+            (Place::Upper(names), None) => !knows(names, parent, name) && names.len() < KNOWN_NAMES,
             (Place::Gone { upper, .. }, lower) => *upper == lower.is_none(),
             _ => false,
         };
@@ -442,7 +523,8 @@ impl Leaf {
         let (parent, name) = (Arc::clone(parent), name.clone());
         let mut place = self.write_place();
         match (&mut *place, lower) {
-            (Place::Upper(names), None) => names.push((parent, name)),
+            // Before its index entry, which tells people nothing.
+            (Place::Upper(names), None) => names.insert(0, (parent, name)),
             (Place::Gone { upper: true, .. }, None) => *place = Place::Upper(vec![(parent, name)]),
             (Place::Gone { upper: false, .. }, Some(layer)) => {
                 *place = Place::Lower { parent, layer, name };
@@ -475,13 +557,11 @@ impl Leaf {
         }
     }
 
-    /// Returns its attributes. A file of a lower layer that has lost its name here has one link less than there.
+    /// Returns its attributes, with as many links as it has names in the view.
     pub(crate) fn stat(&self) -> Result<Stat> {
         let mut stat =
             self.on(|dir, name| dir.look(name)?.ok_or(Errno::STALE), |at| at.stat()).at("stat")?;
-        if matches!(&*self.place(), Place::Gone { upper: false, .. }) {
-            stat.links = stat.links.saturating_sub(1);
-        }
+        stat.links = self.links(stat.links);
         Ok(stat)
     }
 
@@ -509,6 +589,7 @@ impl Leaf {
     /// Says that it is new, so that it has no file capability.
     pub(crate) fn set_new(&self) {
         self.incapable.store(true, Ordering::Release);
+        self.guard.set(Protection::default());
     }
 
     /// Says that it may have attributes now.
@@ -555,14 +636,20 @@ impl Leaf {
 }
 
 impl Place {
-    /// Says that a name is lost; `handle` keeps the file, in case this was the last one that is known.
-    pub(crate) fn lose_name(&mut self, parent: &Arc<Dir>, name: &Name, handle: OwnedFd) {
+    /// Says that a name is lost; `handle` keeps the file, in case this was the last one that is known, and is
+    /// given back otherwise.
+    pub(crate) fn lose_name(
+        &mut self,
+        parent: &Arc<Dir>,
+        name: &Name,
+        handle: OwnedFd,
+    ) -> Option<OwnedFd> {
         let is_it = |(dir, known): &(Arc<Dir>, Name)| Arc::ptr_eq(dir, parent) && known == name;
         let upper = match self {
             Self::Upper(names) => {
                 names.retain(|known| !is_it(known));
                 if !names.is_empty() {
-                    return;
+                    return Some(handle);
                 }
                 true
             }
@@ -571,10 +658,15 @@ impl Place {
             {
                 false
             }
-            Self::Lower { .. } | Self::Gone { .. } => return,
+            Self::Lower { .. } | Self::Gone { .. } => return Some(handle),
         };
         *self = Self::Gone { handle, upper };
+        None
     }
+}
+
+fn knows(names: &[(Arc<Dir>, Name)], parent: &Arc<Dir>, name: &Name) -> bool {
+    names.iter().any(|(dir, known)| Arc::ptr_eq(dir, parent) && known == name)
 }
 
 fn named(names: &[(Arc<Dir>, Name)]) -> io::Result<At<'_>> {

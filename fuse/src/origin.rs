@@ -47,8 +47,13 @@ impl Origins {
         name: Option<&Name>,
         stat: &Stat,
     ) -> Option<Vec<u8>> {
-        let system = self.0.iter().find(|system| system.id == stat.fs)?;
-        encode(&system.uuid?, &dir.handle(name).ok()?)
+        self.mark_of(stat.fs, &dir.handle(name).ok()?)
+    }
+
+    /// Returns the mark's value for a file of a file system that has this handle there.
+    pub(crate) fn mark_of(&self, fs: (u32, u32), handle: &FileHandle) -> Option<Vec<u8>> {
+        let system = self.0.iter().find(|system| system.id == fs)?;
+        encode(&system.uuid?, handle)
     }
 
     /// Returns on which file system, and under what number there, the file lies that a mark names.

@@ -58,6 +58,7 @@ impl Overlay {
     /// Makes a view of layers.
     pub fn new(layers: Layers, format: Format) -> Self {
         let Layers { lowers, upper, systems } = layers;
+        upper.as_ref().and_then(Upper::index).into_iter().for_each(|index| index.clean(format));
         let root = Dir::root(upper.as_ref().map(|upper| Arc::clone(upper.root())), lowers);
         Self {
             format,

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::errno::Result;
+use crate::errno::{Error, Result};
 use crate::format::Mark;
+use crate::index::Index;
 use crate::inode::Ino;
 use crate::layer::{Kind, Name, RawEntry, Stat};
 use crate::lookup::{Layer, Part, lookup};
@@ -27,28 +28,14 @@ impl Overlay {
         name: &Name,
         found: Merged<Part>,
     ) -> Result<Option<(Node, Stat)>> {
+        if let Merged::Leaf(part) = found {
+            return self.remember_leaf(dir, name, &part).map(Some);
+        }
         let Some(identity) = self.identify(dir, name, &found)? else { return Ok(None) };
         let Identity { preferred, lower, upper } = identity;
-        let copy_of = upper.and_then(|id| self.inodes.copy(id));
-        let same = |node: &Node| node.is(lower, upper, copy_of);
+        let same = |node: &Node| node.is(lower, upper, None);
         Ok(match found {
-            Merged::Absent => None,
-            Merged::Leaf(Part { layer, stat }) => {
-                let node = self.inodes.add(preferred, same, |ino| {
-                    let place = place(dir, name, layer);
-                    Node::Leaf(Arc::new(Leaf::new(ino, place, lower, upper)))
-                });
-                let stat = match &node {
-                    // It is another name of a file that was copied up under the first one.
-                    Node::Leaf(leaf) if upper.is_none() && leaf.is_upper() => leaf.stat()?,
-                    Node::Leaf(leaf) => {
-                        leaf.add_name(dir, name, layer.index());
-                        stat
-                    }
-                    Node::Directory(_) => stat,
-                };
-                Some((node, stat))
-            }
+            Merged::Absent | Merged::Leaf(_) => None,
             Merged::Directory(top, below) => {
                 let parts = 1 + below.len();
                 let stat = Stat { links: if parts > 1 { 1 } else { top.stat.links }, ..top.stat };
@@ -72,21 +59,99 @@ impl Overlay {
         })
     }
 
+    /// Does so with a file that is no directory.
+    fn remember_leaf(&self, dir: &Arc<Dir>, name: &Name, part: &Part) -> Result<(Node, Stat)> {
+        loop {
+            let version = self.index().map(Index::version);
+            let linked = part.layer != Layer::Upper && self.is_linked(&part.stat);
+            let indexed = self.indexed(dir, name, part)?;
+            let Identity { preferred, lower, upper } = self.identify_leaf(dir, name, part)?;
+            let upper = upper.or(indexed.as_ref().map(|(_, found)| RealId::of(found)));
+            let copy_of = upper.and_then(|id| self.inodes.copy(id));
+            let node = self.inodes.add(
+                preferred,
+                |node| node.is(lower, upper, copy_of),
+                |ino| {
+                    let place = place(dir, name, part.layer);
+                    Node::Leaf(Arc::new(Leaf::new(ino, place, lower, upper)))
+                },
+            );
+            let stat = match &node {
+                // It was copied up under another name meanwhile, and might have been forgotten.
+                _ if linked && version != self.index().map(Index::version) => None,
+                Node::Leaf(leaf) => {
+                    let known = self.known_leaf(leaf, (dir, name), part, indexed);
+                    Some(known.inspect_err(|_| self.inodes.forget(node.ino(), 1))?)
+                }
+                Node::Directory(_) => Some(part.stat),
+            };
+            match stat {
+                Some(stat) => return Ok((node, stat)),
+                None => self.inodes.forget(node.ino(), 1),
+            }
+        }
+    }
+
+    /// Returns the index entry of a file found in a lower layer, if it has been copied up under any name.
+    fn indexed(&self, dir: &Dir, name: &Name, part: &Part) -> Result<Option<(Name, Stat)>> {
+        let index = self.index().filter(|index| index.version() > 0);
+        let (Some(index), Layer::Lower(layer)) = (index, part.layer) else {
+            return Ok(None);
+        };
+        let lower = dir.lowers.get(layer).ok_or(Error::Stale)?;
+        let Some(entry) = self.entry_of(lower.as_ref(), Some(name), &part.stat) else {
+            return Ok(None);
+        };
+        let found = index.look(&entry)?.filter(|found| found.kind == part.stat.kind);
+        Ok(found.map(|found| (entry, found)))
+    }
+
+    /// Takes note of a name and an index entry of a file; returns its attributes.
+    fn known_leaf(
+        &self,
+        leaf: &Leaf,
+        (dir, name): (&Arc<Dir>, &Name),
+        part: &Part,
+        indexed: Option<(Name, Stat)>,
+    ) -> Result<Stat> {
+        match (part.layer, indexed) {
+            (Layer::Lower(_), Some((entry, found))) => {
+                self.adopt(leaf, &entry, &found, Some(part.stat.links))?;
+            }
+            (Layer::Upper, _) if leaf.entry().is_none() => {
+                if let Some(entry) = self.entry_of_upper(dir, name, &part.stat)? {
+                    self.adopt(leaf, &entry, &part.stat, None)?;
+                }
+            }
+            _ => {}
+        }
+        // It may be another name of a file that was copied up under the first one.
+        if part.layer != Layer::Upper && leaf.is_upper() {
+            return leaf.stat();
+        }
+        leaf.add_name(dir, name, part.layer.index());
+        Ok(Stat { links: leaf.links(part.stat.links), ..part.stat })
+    }
+
+    fn identify_leaf(&self, dir: &Dir, name: &Name, part: &Part) -> Result<Identity> {
+        let number = self.numbers.number(part.stat.fs, part.stat.number);
+        let id = Some(RealId::of(&part.stat));
+        Ok(match part.layer {
+            Layer::Upper => Identity {
+                preferred: self.upper_number(dir, name, RealId::of(&part.stat))?.unwrap_or(number),
+                lower: None,
+                upper: id,
+            },
+            Layer::Lower(_) => Identity { preferred: number, lower: id, upper: None },
+        })
+    }
+
     fn identify(&self, dir: &Dir, name: &Name, found: &Merged<Part>) -> Result<Option<Identity>> {
         let number = |stat: &Stat| self.numbers.number(stat.fs, stat.number);
         let id = |part: &Part| Some(RealId::of(&part.stat));
         Ok(match found {
             Merged::Absent => None,
-            Merged::Leaf(part) if part.layer == Layer::Upper => Some(Identity {
-                preferred: self
-                    .upper_number(dir, name, RealId::of(&part.stat))?
-                    .unwrap_or_else(|| number(&part.stat)),
-                lower: None,
-                upper: id(part),
-            }),
-            Merged::Leaf(part) => {
-                Some(Identity { preferred: number(&part.stat), lower: id(part), upper: None })
-            }
+            Merged::Leaf(part) => Some(self.identify_leaf(dir, name, part)?),
             Merged::Directory(top, below) => {
                 let lower = if top.layer == Layer::Upper { below.first() } else { Some(top) };
                 let upper = if top.layer == Layer::Upper { id(top) } else { None };
@@ -98,15 +163,19 @@ impl Overlay {
 
     /// Returns the number of the lower file from which `name` in the upper part of `dir` was copied up.
     pub(crate) fn origin(&self, dir: &Dir, name: &Name) -> Result<Option<Ino>> {
+        let mark = self.origin_mark(dir, name)?;
+        let number = mark.and_then(|value| self.origins.number(&value));
+        Ok(number.map(|(fs, number)| self.numbers.number(fs, number)))
+    }
+
+    /// Returns the mark that says from which lower file `name` in the upper part of `dir` was copied up.
+    pub(crate) fn origin_mark(&self, dir: &Dir, name: &Name) -> Result<Option<Vec<u8>>> {
         let Some(upper) = dir.upper() else { return Ok(None) };
         let impure = || Ok(self.format.read(upper.as_ref(), None, Mark::Impure)?.is_some());
         if !dir.is_impure(impure)? {
             return Ok(None);
         }
-        let mark = self.format.read(upper.as_ref(), Some(name), Mark::Origin)?;
-        Ok(mark
-            .and_then(|value| self.origins.number(&value))
-            .map(|(fs, number)| self.numbers.number(fs, number)))
+        self.format.read(upper.as_ref(), Some(name), Mark::Origin)
     }
 
     /// Returns the number of `name` in the upper part of `dir`, no directory, if it is not that of the upper's file.

@@ -14,7 +14,7 @@ use crate::caller::Caller;
 use crate::change::{Change, What};
 use crate::errno::{Context, Error, Result};
 use crate::inode::Ino;
-use crate::layer::{Kind, LayerDir, Name, Stat};
+use crate::layer::{Kind, Name};
 use crate::lookup::{Layer, Part, lookup, lookup_lowers};
 use crate::merge::Merged;
 use crate::node::{Dir, Node, Writing};
@@ -51,6 +51,11 @@ pub(crate) struct Found<'a> {
 }
 
 impl Found<'_> {
+    /// Tells whether it is no directory, and only a lower layer has it under this name.
+    pub(crate) fn is_lower_leaf(&self) -> bool {
+        matches!(self.node, Node::Leaf(_)) && !self.is_in_upper()
+    }
+
     /// Returns it if it is a directory.
     pub(crate) fn dir(&self) -> Option<&Arc<Dir>> {
         match &self.node {
@@ -88,18 +93,14 @@ impl Overlay {
         let (Merged::Leaf(part), Node::Leaf(leaf)) = (&found.merged, &found.node) else {
             return Err(Error::IsDirectory);
         };
+        self.allow_loss(&dir, &found.node, &part.stat)?;
         let above = self.copy_up_dir(&dir, caller)?;
         let _alone = found.node.lock();
-        let (handle, lower_shows) = match part.layer {
-            Layer::Upper => (above.as_ref() as &dyn LayerDir, self.lower_shows(&dir, &name)?),
-            Layer::Lower(layer) => {
-                refuse_locked(&part.stat)?;
-                (dir.lowers.get(layer).ok_or(Error::Stale)?.as_ref(), true)
-            }
-        };
-        let handle = handle.pin(&name).at("delete")?;
+        let in_upper = part.layer == Layer::Upper;
+        let lower_shows = !in_upper || self.lower_shows(&dir, &name)?;
+        let handle = leaf.pin().at("delete")?;
         let work = self.upper()?.work();
-        let plan = plan(part.layer == Layer::Upper, lower_shows);
+        let plan = plan(in_upper, lower_shows);
         // Nobody uses the name while it goes.
         let mut place = leaf.write_place();
         self.upper()?.change(
@@ -114,8 +115,9 @@ impl Overlay {
                 .at("delete")
             },
         )?;
-        place.lose_name(&dir, &name, handle);
-        Ok(())
+        let left = place.lose_name(&dir, &name, handle);
+        drop(place);
+        self.lost_name(leaf, !in_upper, left)
     }
 
     /// Deletes a directory that shows no entries.
@@ -132,6 +134,7 @@ impl Overlay {
             if let (Node::Directory(now), Merged::Directory(top, _)) = (&found.node, &found.merged)
                 && Arc::ptr_eq(now, child)
             {
+                self.allow_loss(&dir, &found.node, &top.stat)?;
                 let _alone = found.node.lock();
                 return self.remove_dir(caller, (&dir, &name), child, top);
             }
@@ -146,9 +149,6 @@ impl Overlay {
         top: &Part,
     ) -> Result<()> {
         let in_upper = top.layer == Layer::Upper;
-        if !in_upper {
-            refuse_locked(&top.stat)?;
-        }
         let lower_shows = !in_upper || self.lower_shows(dir, name)?;
         // Where it hides nothing it should hold no whiteouts; the kernel refuses it if it does.
         let empty = if lower_shows { is_empty(child, self.format)? } else { is_bare(child)? };
@@ -212,9 +212,4 @@ pub(crate) fn lock_names<'a>(dirs: &[&'a Arc<Dir>]) -> Vec<Writing<'a>> {
     dirs.sort_by_key(|dir| Arc::as_ptr(dir));
     dirs.dedup_by_key(|dir| Arc::as_ptr(dir));
     dirs.into_iter().map(|dir| dir.write_names()).collect()
-}
-
-/// An immutable file of a lower layer cannot be deleted or renamed.
-pub(crate) fn refuse_locked(stat: &Stat) -> Result<()> {
-    if stat.locked { Err(Error::NotPermitted) } else { Ok(()) }
 }

@@ -22,8 +22,9 @@ use crate::lookup::{InUpper, Layer, look_in_upper};
 use crate::merge::Merged;
 use crate::node::{Dir, Node, Place};
 use crate::overlay::Overlay;
+use crate::protattr::Use;
 use crate::readdir::{is_bare, is_empty};
-use crate::remove::{Found, lock_names, refuse_locked};
+use crate::remove::{Found, lock_names};
 use crate::upper;
 
 /// What a rename does with what is under the new name.
@@ -179,19 +180,20 @@ impl Overlay {
         let lower_shows = !source.is_in_upper() || self.lower_shows(dir, name)?;
         let from = End { lower_shows, ..self.end(dir, name, Some(source))? };
         let ends = (from, self.end(to_dir, to_name, target)?);
+        let one = target.is_some_and(|target| target.node.ino() == source.node.ino());
+        if !one {
+            self.allow_rename((dir, source), (to_dir, target))?;
+        }
         let plan = plan(&ends.0, &ends.1, onto)?;
-        if target.is_some_and(|target| target.node.ino() == source.node.ino()) {
+        if one {
             // Two names of one file: nothing is to be done, as everywhere.
             return Ok(());
         }
-        for found in [Some(source), target].into_iter().flatten() {
-            self.refuse_locked_lower(found)?;
-        }
         let from = &Spot { dir, above: &self.copy_up_dir(dir, caller)?, name };
         let to = &Spot { dir: to_dir, above: &self.copy_up_dir(to_dir, caller)?, name: to_name };
-        self.copy_up(&source.node, Data::All, caller)?;
+        self.bring_up(from, source, caller)?;
         if let Some(target) = target.filter(|_| onto == Onto::Exchange) {
-            self.copy_up(&target.node, Data::All, caller)?;
+            self.bring_up(to, target, caller)?;
         }
         self.prepare(caller, &plan, (from, source), (to, target))?;
         let upper = self.upper()?;
@@ -204,24 +206,49 @@ impl Overlay {
         // Nobody copies up what is about to be replaced.
         let _alone = replaced.map(|target| target.node.lock());
         let handle = replaced.map(|target| self.pin_target(to, target)).transpose()?;
-        upper.change(
+        let left = upper.change(
             caller,
             || Change::of(from.dir, from.name, what()),
             || self.carry_out(plan.last, (from, &source.node), (to, target), handle),
         )?;
-        if let Some(dir) = replaced.and_then(Found::dir) {
-            dir.set_gone();
-        }
-        Ok(())
-    }
-
-    fn refuse_locked_lower(&self, found: &Found<'_>) -> Result<()> {
-        match &found.merged {
-            Merged::Leaf(part) | Merged::Directory(part, _) if part.layer != Layer::Upper => {
-                refuse_locked(&part.stat)
+        match replaced.map(|target| &target.node) {
+            Some(Node::Leaf(leaf)) => {
+                self.lost_name(leaf, replaced.is_some_and(Found::is_lower_leaf), left)
+            }
+            Some(Node::Directory(dir)) => {
+                dir.set_gone();
+                Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses to move or replace what is protected from it.
+    fn allow_rename(
+        &self,
+        (dir, source): (&Arc<Dir>, &Found<'_>),
+        (to_dir, target): (&Arc<Dir>, Option<&Found<'_>>),
+    ) -> Result<()> {
+        for (dir, found) in [(dir, Some(source)), (to_dir, target)] {
+            if let Some(Merged::Leaf(part) | Merged::Directory(part, _)) =
+                found.map(|found| &found.merged)
+                && let Some(found) = found
+            {
+                self.allow_loss(dir, &found.node, &part.stat)?;
+            }
+        }
+        self.allow_in(to_dir, Use::Make)
+    }
+
+    /// Makes sure that the upper has what is to be moved, under the name that it is found under.
+    fn bring_up(&self, spot: &Spot<'_>, found: &Found<'_>, caller: &Caller) -> Result<()> {
+        self.copy_up(&found.node, Data::All, caller)?;
+        let Node::Leaf(leaf) = &found.node else { return Ok(()) };
+        let _alone = found.node.lock();
+        if !found.is_lower_leaf() || leaf.has_name(spot.dir, spot.name) {
+            return Ok(());
+        }
+        self.link_up(leaf, (spot.dir, spot.above, spot.name), caller)
     }
 
     fn end(&self, parent: &Dir, name: &Name, found: Option<&Found<'_>>) -> Result<End> {
@@ -281,7 +308,9 @@ impl Overlay {
     /// Tells whether a file was copied up, or is a directory that holds such files' marks itself.
     fn has_origin(&self, spot: &Spot<'_>, found: &Found<'_>) -> Result<bool> {
         match &found.node {
-            Node::Leaf(_) => Ok(self.origin(spot.dir, spot.name)?.is_some()),
+            Node::Leaf(leaf) => {
+                Ok(leaf.entry().is_some() || self.origin(spot.dir, spot.name)?.is_some())
+            }
             Node::Directory(_) => {
                 let at = spot.above.as_ref();
                 Ok(self.format.read(at, Some(spot.name), Mark::Origin)?.is_some())
@@ -317,8 +346,10 @@ impl Overlay {
         {
             part.pin().at("rename")?;
         }
-        let (Merged::Leaf(part) | Merged::Directory(part, _)) = &target.merged else {
-            return Err(Error::Stale);
+        let part = match (&target.node, &target.merged) {
+            (Node::Leaf(leaf), _) => return leaf.pin().at("rename"),
+            (_, Merged::Directory(part, _)) => part,
+            _ => return Err(Error::Stale),
         };
         match part.layer {
             Layer::Upper => to.above.open_with(to.name, rustix::fs::OFlags::PATH),
@@ -327,14 +358,15 @@ impl Overlay {
         .at("rename")
     }
 
-    /// Takes the last step, while nobody uses the names of what moves, or of what is replaced, which `handle` keeps.
+    /// Takes the last step, while nobody uses the names of what moves, or of what is replaced, which `handle` keeps;
+    /// returns that if it is not needed.
     fn carry_out(
         &self,
         last: Last,
         (from, source): (&Spot<'_>, &Node),
         (to, target): (&Spot<'_>, Option<&Found<'_>>),
         handle: Option<OwnedFd>,
-    ) -> Result<()> {
+    ) -> Result<Option<OwnedFd>> {
         let exchanged = target.filter(|_| last == Last::Exchange).map(|target| &target.node);
         let movers = [Some((source, from, to)), exchanged.map(|node| (node, to, from))];
         let movers: Vec<_> = movers.into_iter().flatten().collect();
@@ -357,10 +389,11 @@ impl Overlay {
         let places: Vec<_> =
             leaves.iter().map(|(leaf, _)| Arc::as_ref(*leaf).write_place()).collect();
         move_dirs(&dirs, || last.call(from, to)).at("rename")?;
+        let mut left = None;
         for (mut place, (_, fate)) in places.into_iter().zip(leaves) {
             match fate {
                 Fate::Moves(from, to) => place.rename((from.dir, from.name), (to.dir, to.name)),
-                Fate::Goes(handle) => place.lose_name(to.dir, to.name, handle),
+                Fate::Goes(handle) => left = place.lose_name(to.dir, to.name, handle),
             }
         }
         for (node, _, to) in movers {
@@ -372,7 +405,7 @@ impl Overlay {
             // It is renamed, whether this works or not; the whiteout hides nothing.
             from.above.remove(from.name).ok();
         }
-        Ok(())
+        Ok(left)
     }
 }
 

@@ -107,6 +107,32 @@ pub(crate) fn make_read_only(mount: impl AsFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(last_error()) }
 }
 
+/// `struct fsxattr`: flags, and what belongs to quotas and to the allocation of blocks.
+pub(crate) type ExtendedFlags = [u8; 28];
+
+/// `FS_IOC_FSGETXATTR`.
+pub(crate) const GET_EXTENDED_FLAGS: u32 = 0x801c_581f;
+/// `FS_IOC_FSSETXATTR`.
+pub(crate) const SET_EXTENDED_FLAGS: u32 = 0x401c_5820;
+
+/// Returns the extended flags of an open file.
+pub(crate) fn extended_flags(file: impl AsFd) -> io::Result<ExtendedFlags> {
+    let mut flags = ExtendedFlags::default();
+    // SAFETY: the request writes as many bytes as the array has.
+    let result = unsafe {
+        libc::ioctl(file.as_fd().as_raw_fd(), GET_EXTENDED_FLAGS.into(), flags.as_mut_ptr())
+    };
+    if result != 0 { Err(last_error()) } else { Ok(flags) }
+}
+
+/// Sets the extended flags of an open file.
+pub(crate) fn set_extended_flags(file: impl AsFd, flags: &ExtendedFlags) -> io::Result<()> {
+    // SAFETY: the request reads as many bytes as the array has.
+    let result =
+        unsafe { libc::ioctl(file.as_fd().as_raw_fd(), SET_EXTENDED_FLAGS.into(), flags.as_ptr()) };
+    if result != 0 { Err(last_error()) } else { Ok(()) }
+}
+
 fn last_error() -> Errno {
     let number = std::io::Error::last_os_error().raw_os_error();
     number.map_or(Errno::IO, Errno::from_raw_os_error)

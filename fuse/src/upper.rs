@@ -9,6 +9,7 @@ use rustix::io;
 use crate::caller::Caller;
 use crate::change::{Change, ChangeSink, What};
 use crate::errno::{Error, Result};
+use crate::index::Index;
 use crate::layer::{Claim, HostDir, Name, Pool};
 use crate::node::{Dir, Leaf, Node, Place};
 use crate::work::Work;
@@ -18,6 +19,8 @@ use crate::work::Work;
 pub struct Upper {
     root: Arc<HostDir>,
     work: Work,
+    /// `None` if hard links are not kept.
+    index: Option<Index>,
     /// What keeps others from it.
     _locks: Vec<OwnedFd>,
     /// Nothing is synced.
@@ -29,14 +32,20 @@ impl Upper {
     /// Opens an upper that was claimed, and empties its work directory.
     pub(crate) fn open(claim: Claim, pool: &Arc<Pool>) -> io::Result<Self> {
         let Claim { upper, work, locks } = claim;
-        let work = Work::open(&Arc::new(HostDir::root(work, pool)))?;
+        let base = Arc::new(HostDir::root(work, pool));
+        let (work, index) = (Work::open(&base)?, Some(Index::open(&base)?));
         let root = Arc::new(HostDir::root(upper, pool));
-        Ok(Self { root, work, _locks: locks, volatile: false, sink: None })
+        Ok(Self { root, work, index, _locks: locks, volatile: false, sink: None })
     }
 
     /// Never syncs anything, so that a crash loses the upper.
     pub fn set_volatile(&mut self) {
         self.volatile = true;
+    }
+
+    /// Lets hard links of lower files part when one is copied up.
+    pub fn set_no_index(&mut self) {
+        self.index = None;
     }
 
     /// Has every change told to `sink`.
@@ -52,6 +61,11 @@ impl Upper {
     /// Where files are made unseen.
     pub(crate) fn work(&self) -> &Work {
         &self.work
+    }
+
+    /// What keeps hard links of lower files together.
+    pub(crate) fn index(&self) -> Option<&Index> {
+        self.index.as_ref()
     }
 
     /// Tells whether nothing is to be synced.
@@ -107,7 +121,8 @@ pub(crate) fn path(dir: &Dir, name: &Name) -> PathBuf {
     dir_path(dir).join(name.as_os_str())
 }
 
-fn leaf_path(leaf: &Leaf) -> PathBuf {
+/// Returns a path of a file of the view.
+pub(crate) fn leaf_path(leaf: &Leaf) -> PathBuf {
     match &*leaf.place() {
         Place::Lower { parent, name, .. } => path(parent, name),
         Place::Upper(names) => {

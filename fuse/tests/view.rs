@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "common/entries.rs"]
+mod entries;
 #[path = "common/served.rs"]
 mod served;
 

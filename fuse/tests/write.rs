@@ -10,6 +10,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "common/entries.rs"]
+mod entries;
 #[path = "common/served.rs"]
 mod served;
 
@@ -17,8 +19,13 @@ mod write {
     mod both;
     mod cases;
     mod copy_up;
+    mod flags;
     mod frame;
     mod histories;
+    mod hostile;
+    mod limits;
+    mod links;
+    mod listing;
     mod open_files;
     mod pair;
     mod peer;

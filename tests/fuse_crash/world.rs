@@ -202,8 +202,8 @@ impl Daemon<'_> {
         fs::create_dir(&view).unwrap();
         let opened = open_layers(&lowers, Some((&self.upper, &self.work)), &view);
         let opened = opened.map_err(|refused| refused.to_string())?;
-        let served =
-            Served::new(Overlay::new(opened, Format::Trusted), view, &MountOptions::default());
+        let overlay = Overlay::new(opened, Format::Trusted);
+        let served = Served::new(overlay, view, &MountOptions::default());
         let ours = self.world.which(served.path());
         drop(served);
         let left = self.left_in_work();

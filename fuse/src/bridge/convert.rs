@@ -51,7 +51,8 @@ pub(super) fn device(device: u32) -> (u32, u32) {
 
 /// Returns what of open(2)'s flags matters.
 pub(super) fn open_flags(flags: i32) -> OFlags {
-    let known = OFlags::RDWR | OFlags::WRONLY | OFlags::TRUNC | OFlags::EXCL | EXECUTES;
+    let access = OFlags::RDWR | OFlags::WRONLY | OFlags::APPEND;
+    let known = access | OFlags::TRUNC | OFlags::EXCL | EXECUTES;
     OFlags::from_bits_retain(flags.cast_unsigned()) & known
 }
 

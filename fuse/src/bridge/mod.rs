@@ -4,6 +4,7 @@
 //! directory listings and symlinks. Nobody else changes the layers, and what it changes itself it knows.
 
 mod convert;
+mod flags;
 mod kernel;
 mod modes;
 mod session;
@@ -505,16 +506,21 @@ impl Filesystem for Bridge {
 
     fn ioctl(
         &self,
-        _: &Request,
-        _: INodeNo,
+        request: &Request,
+        ino: INodeNo,
         _: FileHandle,
         _: IoctlFlags,
-        _: u32,
-        _: &[u8],
+        command: u32,
+        input: &[u8],
         _: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        let caller = caller(request, "chattr");
+        match flags::answer(&self.overlay, &caller, Ino(ino.0), command, input) {
+            Some(Ok(answer)) => reply.ioctl(0, &answer),
+            Some(Err(error)) => reply.error(convert::errno(&error)),
+            None => reply.error(Errno::ENOTTY),
+        }
     }
 
     fn setxattr(

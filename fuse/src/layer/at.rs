@@ -62,6 +62,24 @@ impl<'a> At<'a> {
         }
     }
 
+    /// Gives the file one more name.
+    pub(crate) fn link(self, to: &HostDir, to_name: &Name) -> io::Result<()> {
+        match self {
+            Self::Name(dir, name) => dir.link(name, to, to_name),
+            Self::Directory(_) => Err(Errno::PERM),
+            Self::Handle(fd) => to.link_open(fd, to_name),
+        }
+    }
+
+    /// Returns a handle that reads nothing but keeps the file.
+    pub(crate) fn pin(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Name(dir, name) => LayerDir::pin(dir, name),
+            Self::Directory(dir) => dir.open_self(),
+            Self::Handle(fd) => fd.try_clone().map_err(|_| Errno::MFILE),
+        }
+    }
+
     /// Changes owner and group, where given.
     pub(crate) fn set_owner(self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));

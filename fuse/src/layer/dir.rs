@@ -24,6 +24,11 @@ use super::{LayerDir, Name, RawEntry, Stat};
 /// Few, since a process may have 1024 descriptors in all; many enough for what is in use at once.
 const OPEN_DIRECTORIES: usize = 512;
 
+/// So many handles on the way to a directory are kept, evenly spread.
+const MILESTONES: usize = 64;
+/// So many next to it are kept, too.
+const NEIGHBOURS: usize = 16;
+
 /// Nothing leads out of the directory that a name is looked up in.
 pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
@@ -128,12 +133,19 @@ impl HostDir {
             above.push(std::mem::replace(&mut next, parent));
         };
         let mut parent = next;
+        let distance = above.len() / MILESTONES + 1;
         while let Some(dir) = above.pop() {
             let Some(opened) = dir.open_in(&parent, &fd)? else { return Ok(None) };
             fd = opened;
+            // On a way longer than the pool those next to be asked for would only drive each other out.
+            if above.len() < NEIGHBOURS || above.len().is_multiple_of(distance) {
+                dir.pool.keep(&dir.slot, &fd);
+            }
             parent = dir;
         }
-        self.open_in(&parent, &fd)
+        let opened = self.open_in(&parent, &fd)?;
+        opened.iter().for_each(|fd| self.pool.keep(&self.slot, fd));
+        Ok(opened)
     }
 
     /// Opens the directory if it still lies in `parent`.
@@ -145,9 +157,7 @@ impl HostDir {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::openat2(fd, name.as_os_str(), flags, Mode::empty(), BENEATH)?;
-        let opened = Arc::new(opened);
-        self.pool.keep(&self.slot, &opened);
-        Ok(Some(opened))
+        Ok(Some(Arc::new(opened)))
     }
 
     fn parent(&self) -> io::Result<Arc<Self>> {
@@ -203,12 +213,6 @@ impl HostDir {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | no_terminal;
         rustix::fs::openat2(self.fd()?, name.as_os_str(), flags, Mode::empty(), BENEATH)
     }
-
-    /// Opens the directory itself for listing or syncing.
-    pub(crate) fn open_self(&self) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::openat2(self.fd()?, ".", flags, Mode::empty(), BENEATH)
-    }
 }
 
 impl Drop for HostDir {
@@ -260,6 +264,11 @@ impl LayerDir for HostDir {
             }
         }
         Ok(())
+    }
+
+    fn open_self(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat2(self.fd()?, ".", flags, Mode::empty(), BENEATH)
     }
 
     fn read_link(&self, name: &Name) -> io::Result<Vec<u8>> {

@@ -23,6 +23,7 @@ pub(crate) use dir::{HostDir, Pool};
 pub(crate) use write::{Moved, move_dirs};
 
 pub use crate::name::Name;
+pub use crate::protattr::Protection;
 pub use crate::sys::FileHandle;
 pub use claim::{Claim, Holder, Role, Unclaimable, claim};
 pub use in_use::in_use;
@@ -45,6 +46,8 @@ pub trait LayerDir: Debug + Send + Sync {
     fn list(&self, each: &mut dyn FnMut(RawEntry)) -> io::Result<()>;
     /// Returns the target of the symlink `name`.
     fn read_link(&self, name: &Name) -> io::Result<Vec<u8>>;
+    /// Opens the directory itself for listing.
+    fn open_self(&self) -> io::Result<OwnedFd>;
     /// Opens the file `name` for reading.
     fn open(&self, name: &Name) -> io::Result<File>;
     /// Returns a handle of the file `name`, which reads nothing but keeps the file itself.
@@ -134,8 +137,8 @@ pub struct Stat {
     pub modified: Time,
     /// Time of the last change of anything.
     pub changed: Time,
-    /// True if the file is immutable or may only be appended to, so that nobody may remove or rename it.
-    pub locked: bool,
+    /// What it is protected from, as far as its file system knows.
+    pub protection: Protection,
 }
 
 /// Seconds since 1970, which may be negative, and nanoseconds after that.

@@ -3,11 +3,14 @@
 use rustix::fs::{FileType, Statx, StatxAttributes, StatxTimestamp};
 use rustix::io::{self, Errno};
 
-use super::{Kind, Stat, Time};
+use super::{Kind, Protection, Stat, Time};
 
 pub(super) fn converted(statx: &Statx) -> io::Result<Stat> {
     let kind = kind(FileType::from_raw_mode(statx.stx_mode.into())).ok_or(Errno::IO)?;
-    let locked = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+    let protection = Protection {
+        immutable: statx.stx_attributes.contains(StatxAttributes::IMMUTABLE),
+        append: statx.stx_attributes.contains(StatxAttributes::APPEND),
+    };
     Ok(Stat {
         kind,
         fs: (statx.stx_dev_major, statx.stx_dev_minor),
@@ -23,7 +26,7 @@ pub(super) fn converted(statx: &Statx) -> io::Result<Stat> {
         accessed: time(&statx.stx_atime),
         modified: time(&statx.stx_mtime),
         changed: time(&statx.stx_ctime),
-        locked: statx.stx_attributes.intersects(locked),
+        protection,
     })
 }
 

@@ -33,7 +33,7 @@ pub struct MountOptions {
     pub redirect_dir: RedirectDir,
     /// Copies up only metadata, as long as that suffices.
     pub metacopy: bool,
-    /// Keeps hard links together, in an index on disk.
+    /// Keeps hard links of lower files together when one is copied up, in an index on disk.
     pub index: bool,
     /// Never syncs; after a crash the upper is refused.
     pub volatile: bool,
@@ -179,7 +179,7 @@ impl Default for MountOptions {
             whiteouts: Whiteouts::default(),
             redirect_dir: RedirectDir::default(),
             metacopy: false,
-            index: false,
+            index: true,
             volatile: false,
             timeout: None,
             threads: None,

@@ -15,7 +15,6 @@ pub fn unsupported(options: &MountOptions) -> Result<(), String> {
         (options.whiteouts == Whiteouts::Prefixed, "whiteouts named .wh.NAME"),
         (redirects, "redirect_dir=follow and on: give redirect_dir=nofollow"),
         (options.metacopy, "metacopy=on: leave it off"),
-        (options.index, "index=on: leave it off"),
         (!options.acl, "noacl: leave it out, and set no access control lists"),
         (!options.xattrs, "noxattrs: leave it out"),
         (options.ino32, "ino32_t: leave it out, if the programs can take 64 bits"),

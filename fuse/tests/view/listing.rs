@@ -12,6 +12,7 @@ use rustix::fs::{OFlags, RawDir, SeekFrom};
 
 use super::facts::NOBODY;
 use super::frame::{Layers, with_scratch};
+use crate::entries::read;
 
 /// Entries of all layers together.
 const MANY: usize = 10_000;
@@ -39,20 +40,6 @@ fn many(layers: &Layers) -> BTreeSet<String> {
             let mode = nix::sys::stat::Mode::empty();
             nix::sys::stat::mknod(&path(0, &name), char_device, mode, 0).unwrap();
         }
-    }
-    names
-}
-
-/// Reads on from where `dir` stands, with a small buffer: names, each with the offset after it.
-fn read(dir: &File, most: usize) -> Vec<(String, u64)> {
-    let mut buffer = [MaybeUninit::uninit(); 512];
-    let mut raw = RawDir::new(dir, &mut buffer);
-    let mut names = Vec::new();
-    while names.len() < most
-        && let Some(entry) = raw.next()
-    {
-        let entry = entry.unwrap();
-        names.push((entry.file_name().to_str().unwrap().to_owned(), entry.next_entry_cookie()));
     }
     names
 }

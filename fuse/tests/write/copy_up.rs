@@ -174,7 +174,7 @@ impl Case {
             let expected = self.trigger.changes.contains(change) || *change == "changed";
             expected || self.kind == Kind::Directory && *change == "links"
         };
-        assert!(found.iter().all(|change| is_expected(change)), "{}: {found:?}", path.display());
+        assert!(found.iter().all(is_expected), "{}: {found:?}", path.display());
         log.note(now.strip_prefix(root).unwrap().to_string_lossy(), found);
         let in_above = ["rename", "link"].contains(&self.trigger.name);
         for (path, before) in above.iter().zip(&above_before) {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::mount::MsFlags;
 use overstream_fuse::layer::{Refused, Unclaimable, open_layers};
 use overstream_fuse::{Format, MountOptions, Overlay};
 use overstream_testkit::proto::types::Mount;
@@ -42,6 +43,8 @@ pub(super) struct Place {
     pub(super) work: PathBuf,
     pub(super) format: Format,
     pub(super) data: Data,
+    /// Whether hard links are kept.
+    pub(super) index: bool,
 }
 
 /// A mounted overlay; dropping it gets rid of it in any case.
@@ -70,6 +73,12 @@ pub(super) fn as_root(body: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Mounts a file system in memory, which goes with the scratch directory that it is in.
+pub(super) fn mount_memory(path: &Path) {
+    let tmpfs = Some("tmpfs");
+    nix::mount::mount(tmpfs, path, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
+}
+
 /// Mounts what is tested on `target`, which is made if missing.
 pub(super) fn subject(place: &Place, target: &Path) -> Box<dyn Served> {
     std::fs::create_dir_all(target).unwrap();
@@ -81,7 +90,11 @@ pub(super) fn subject(place: &Place, target: &Path) -> Box<dyn Served> {
         layers = (!busy).then(|| opened.unwrap());
         !busy
     });
-    let overlay = Overlay::new(layers.unwrap(), place.format);
+    let mut layers = layers.unwrap();
+    if !place.index {
+        layers.upper().unwrap().set_no_index();
+    }
+    let overlay = Overlay::new(layers, place.format);
     Box::new(Fuse::new(overlay, target.to_owned(), &place.data.options()))
 }
 
@@ -106,7 +119,8 @@ pub(super) fn kernel(place: &Place, target: &Path) -> Box<dyn Served> {
         format!("workdir={}", place.work.display()),
     ];
     // The host may have other defaults, with which the kernel marks more.
-    options.extend(["index=off", "xino=off"].map(str::to_owned));
+    let index = if place.index { "index=on" } else { "index=off" };
+    options.extend([index, "xino=off"].map(str::to_owned));
     match place.format {
         Format::Trusted => options.extend(["redirect_dir=off", "metacopy=off"].map(str::to_owned)),
         // This excludes the two.

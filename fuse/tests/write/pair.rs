@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::mount::MsFlags;
 use overstream_fuse::Format;
 use overstream_testkit::facts::{self, Tree, assert_same};
 use overstream_testkit::{Scratch, run};
 
-use super::frame::{Data, Place, Served, kernel, subject};
+use super::frame::{Data, Place, Served, kernel, mount_memory, subject};
 use super::seen::{Eye, assert_clean};
 
 /// Layers to fill before anything is mounted: the upper one, and two lower ones from the topmost down.
@@ -28,11 +27,14 @@ pub(super) struct Setup {
     pub(super) data: Data,
     /// Layers lie on the host's disk, not in memory, where copying up waits for no disk.
     pub(super) on_disk: bool,
+    /// Hard links are kept. Uppers are not the same then: the kernel gives a file each name under which it is
+    /// changed, and what is tested only that under which it was first seen.
+    pub(super) index: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { format: Format::Trusted, data: Data::default(), on_disk: false }
+        Self { format: Format::Trusted, data: Data::default(), on_disk: false, index: false }
     }
 }
 
@@ -64,11 +66,10 @@ impl Pair {
         fill: impl FnOnce(&Layers),
         leave: impl Fn(&Path),
     ) -> Self {
-        let Setup { format, data, on_disk } = setup;
+        let Setup { format, data, on_disk, index } = setup;
         let base = scratch.dir("layers");
         if !on_disk {
-            let tmpfs = Some("tmpfs");
-            nix::mount::mount(tmpfs, &base, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
+            mount_memory(&base);
         }
         let make = |name: &str| {
             fs::create_dir(base.join(name)).unwrap();
@@ -77,18 +78,18 @@ impl Pair {
         let upper = make("oracle-upper");
         let layers = Layers { upper, lowers: [make("lower-0"), make("lower-1")], format };
         fill(&layers);
-        settle(&layers, &base, make("first-work"));
+        settle(&layers, &base, make("first-work"), index);
         let copy = base.join("subject-upper");
         run(Command::new("cp").arg("-a").arg(&layers.upper).arg(&copy)).ok();
         let place = |upper: PathBuf, work: &str| {
             let (lowers, work) = (layers.lowers.to_vec(), make(work));
             leave(&work);
-            Place { lowers, upper, work, format, data }
+            Place { lowers, upper, work, format, data, index }
         };
         let oracle = place(layers.upper.clone(), "oracle-work");
         let subject = place(copy, "subject-work");
         let lowers: Vec<_> = layers.lowers.iter().map(|lower| facts::read(lower, &[])).collect();
-        let eye = Eye::new(&lowers);
+        let eye = Eye::new(&lowers, index);
         assert_same(&eye.raw(&oracle.upper), &eye.raw(&subject.upper));
         let (oracle, subject) = (Side::oracle(oracle, &base), Side::subject(subject, &base));
         Self { base, oracle, subject, lowers, eye }
@@ -122,9 +123,8 @@ impl Pair {
             view
         };
         assert_same(&view(oracle), &view(subject));
-        let raw = |side: &Side| self.eye.raw(&side.place.upper);
-        assert_same(&raw(oracle), &raw(subject));
-        [oracle, subject].iter().for_each(|side| assert_clean(&side.place.work, true));
+        self.eye.assert_same_on_disk(&oracle.place, &subject.place);
+        [oracle, subject].iter().for_each(|side| assert_clean(&side.place, true));
     }
 
     /// Has each mount the other's upper.
@@ -165,7 +165,7 @@ impl Pair {
         for (lower, before) in oracle.lowers.iter().zip(&lowers) {
             assert_same(before, &facts::read(lower, &[]));
         }
-        assert_same(&eye.raw(&oracle.upper), &eye.raw(&subject.upper));
+        eye.assert_same_on_disk(&oracle, &subject);
         type Mount = fn(Place, &Path) -> Side;
         let view = |mount: Mount, place: &Place| {
             let side = mount(place.clone(), &base);
@@ -182,9 +182,10 @@ impl Pair {
 
 /// Looks at everything once through the kernel's overlay, which marks merged directories the first time that it
 /// meets them. That is then done on both sides.
-fn settle(layers: &Layers, base: &Path, work: PathBuf) {
+fn settle(layers: &Layers, base: &Path, work: PathBuf, index: bool) {
     let (lowers, upper) = (layers.lowers.to_vec(), layers.upper.clone());
-    let place = Place { lowers, upper, work, format: layers.format, data: Data::default() };
+    let data = Data::default();
+    let place = Place { lowers, upper, work, format: layers.format, data, index };
     let side = Side::oracle(place, base);
     facts::read(side.served.path(), &[]);
     side.served.unmount();
@@ -206,7 +207,7 @@ impl Side {
     fn unmounted(self) -> Place {
         let is_kernel = self.served.is_kernel();
         self.served.unmount();
-        assert_clean(&self.place.work, is_kernel);
+        assert_clean(&self.place, is_kernel);
         self.place
     }
 }

@@ -194,7 +194,14 @@ impl<'a> Stand<'a> {
         run(Command::new("cp").arg("-a").arg(&lower).arg(&plain)).ok();
         Self {
             scratch,
-            place: Place { lowers: vec![lower], upper, work, format, data: Data::default() },
+            place: Place {
+                lowers: vec![lower],
+                upper,
+                work,
+                format,
+                data: Data::default(),
+                index: false,
+            },
             plain,
         }
     }

@@ -241,7 +241,7 @@ impl Made {
     }
 }
 
-/// What is new belongs to who makes it, save the group in a setgid directory; its mode and access control list are
+/// SEMANTICS W8: what is new belongs to who makes it, save the group in a setgid directory; its mode and access control list are
 /// what the directory and the umask say. A whiteout in its place makes no difference.
 #[test]
 fn what_is_new_belongs_to_who_makes_it() {

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
-use overstream_testkit::facts::{self, Facts, Tree};
+use overstream_testkit::facts::{self, Facts, Tree, assert_same};
 use rustix::fs::FileType;
 
-use super::frame::Served;
+use super::frame::{Place, Served};
 
 /// Longer than the kernel's coarse clock stands still.
 const TICK: Duration = Duration::from_millis(20);
@@ -29,18 +29,20 @@ pub(super) struct Eye {
     numbers: BTreeSet<u64>,
     /// When the changes began.
     begin: (i64, i64),
+    /// Whether hard links are kept. Which directories are copied up then differs, and so do their links.
+    index: bool,
 }
 
 impl Eye {
     /// Remembers what there is now.
-    pub(super) fn new(lowers: &[Tree]) -> Self {
+    pub(super) fn new(lowers: &[Tree], index: bool) -> Self {
         let numbers =
             lowers.iter().flat_map(Tree::values).flatten().map(|facts| facts.ino).collect();
         sleep(TICK);
         let begin = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         sleep(TICK);
         let begin = (begin.as_secs().cast_signed(), begin.subsec_nanos().into());
-        Self { numbers, begin }
+        Self { numbers, begin, index }
     }
 
     /// Reads a mounted overlay; looks for the paths in `also`, listed or not.
@@ -77,6 +79,16 @@ impl Eye {
         tree
     }
 
+    /// Panics unless two uppers are the same; if hard links are kept, unless as many files have an index entry.
+    #[track_caller]
+    pub(super) fn assert_same_on_disk(&self, oracle: &Place, subject: &Place) {
+        if oracle.index {
+            assert_eq!(indexed(&oracle.work), indexed(&subject.work), "files in the index");
+        } else {
+            assert_same(&self.raw(&oracle.upper), &self.raw(&subject.upper));
+        }
+    }
+
     /// Leaves in the facts what is to be the same on both sides.
     fn compare(&self, facts: &mut Facts) {
         if !self.numbers.contains(&facts.ino) {
@@ -91,6 +103,7 @@ impl Eye {
         facts.blocks = 0;
         if FileType::from_raw_mode(facts.mode) == FileType::Directory {
             facts.size = 0;
+            facts.links *= u64::from(!self.index);
             // So is what was prepared for something that then failed.
             facts.changed = BEFORE;
         }
@@ -143,10 +156,10 @@ fn assert_numbered(tree: &Tree) {
 }
 
 /// Panics if there is anything in a work directory but what belongs there: empty directories, and a whiteout
-/// if it may stay.
+/// if it may stay; and files in the index, if hard links are kept.
 #[track_caller]
-pub(super) fn assert_clean(work: &Path, whiteout_may_stay: bool) {
-    for entry in std::fs::read_dir(work).unwrap() {
+pub(super) fn assert_clean(place: &Place, whiteout_may_stay: bool) {
+    for entry in std::fs::read_dir(&place.work).unwrap() {
         let entry = entry.unwrap();
         let is_directory = entry.metadata().unwrap().is_dir();
         let known = entry.file_name() == "work" || entry.file_name() == "index";
@@ -154,8 +167,18 @@ pub(super) fn assert_clean(work: &Path, whiteout_may_stay: bool) {
         for entry in std::fs::read_dir(entry.path()).unwrap() {
             let entry = entry.unwrap();
             let meta = entry.metadata().unwrap();
-            let may_stay = whiteout_may_stay && is_whiteout(meta.mode(), meta.rdev());
+            let is_whiteout = is_whiteout(meta.mode(), meta.rdev());
+            let in_index =
+                place.index && !is_whiteout && entry.path().starts_with(place.work.join("index"));
+            let may_stay = whiteout_may_stay && is_whiteout || in_index;
             assert!(may_stay, "left in work: {}", entry.path().display());
         }
     }
+}
+
+/// Returns how many files are in the index of a work directory.
+pub(super) fn indexed(work: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(work.join("index")) else { return 0 };
+    let metas = entries.map(|entry| entry.unwrap().metadata().unwrap());
+    metas.filter(|meta| !is_whiteout(meta.mode(), meta.rdev())).count()
 }

@@ -35,6 +35,9 @@ pub(super) fn serve(request: Request, parent: Option<Parent>) -> Result<(), Stri
     if let Some(upper) = layers.upper().filter(|_| options.volatile) {
         upper.set_volatile();
     }
+    if let Some(upper) = layers.upper().filter(|_| !options.index) {
+        upper.set_no_index();
+    }
     if let Some(upper) = layers.upper().filter(|_| trace) {
         upper.set_sink(Arc::new(Trace::new()));
     }

@@ -43,7 +43,7 @@ impl Mapping {
     /// Has what was written here reach the file.
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: it is mapped, and nothing is unmapped by this.
-        Ok(unsafe { msync(self.start.cast(), self.length, MsyncFlags::SYNC)? })
+        unsafe { msync(self.start.cast(), self.length, MsyncFlags::SYNC) }.map_err(io::Error::from)
     }
 }
 

@@ -10,8 +10,8 @@ impl Random {
         Self(seed)
     }
 
-    /// Returns the next number.
-    pub fn next(&mut self) -> u64 {
+    /// Returns the next one.
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -20,7 +20,7 @@ impl Random {
 
     /// Returns one below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("below a usize")
+        usize::try_from(self.number() % bound as u64).expect("below a usize")
     }
 
     /// Returns one of several things.

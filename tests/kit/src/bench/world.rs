@@ -56,7 +56,7 @@ pub(super) fn pairs(what: &str, pairs: usize, mut once: impl FnMut(Side, usize))
     let mut random = Random::new(7);
     let began = Instant::now();
     for pair in 0..pairs {
-        let order = if random.next().is_multiple_of(2) {
+        let order = if random.number().is_multiple_of(2) {
             [Side::Ours, Side::Theirs]
         } else {
             [Side::Theirs, Side::Ours]

@@ -95,7 +95,7 @@ fn small(path: &Path, number: usize) -> io::Result<()> {
 /// Writes a file without holes.
 fn big(path: &Path, size: usize) -> io::Result<()> {
     let mut random = Random::new(3);
-    let block: Vec<u8> = (0..MIB / 8).flat_map(|_| random.next().to_le_bytes()).collect();
+    let block: Vec<u8> = (0..MIB / 8).flat_map(|_| random.number().to_le_bytes()).collect();
     let mut file = File::create(path)?;
     (0..size).try_for_each(|_| file.write_all(&block))
 }
