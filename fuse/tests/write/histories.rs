@@ -99,13 +99,11 @@ impl Drop for History {
     }
 }
 
-fn history(seed: u64, data: Data) {
-    eprintln!("OVERSTREAM_SEED={seed} {data:?}");
+fn history(seed: u64, setup: Setup) {
+    eprintln!("OVERSTREAM_SEED={seed} {setup:?}");
     let scratch = Scratch::new();
     let mut random = Random::new(seed);
-    let pair = Pair::new(&scratch, Setup { data, ..Setup::default() }, |layers| {
-        fill(layers, &mut random);
-    });
+    let pair = Pair::new(&scratch, setup, |layers| fill(layers, &mut random));
     let mut history =
         History { seed, random, known: Known::default(), number: 0, last: VecDeque::new() };
     history.go_on(&pair, STEPS);
@@ -125,27 +123,33 @@ fn seeds(few: u64) -> Vec<u64> {
     (0..few).chain([now]).collect()
 }
 
-fn histories(data: Data) {
-    as_root(move || seeds(4).into_iter().for_each(|seed| history(seed, data)));
+fn histories(setup: Setup, few: u64) {
+    as_root(move || seeds(few).into_iter().for_each(|seed| history(seed, setup)));
 }
 
 /// Whatever is done, the view, the errors and what lies on disk are the kernel's; so they are after each has gone on
 /// with the other's upper.
 #[test]
 fn histories_agree_with_the_kernel() {
-    histories(Data::Passthrough);
+    histories(Setup::default(), 4);
 }
 
 /// The same where every write is seen at once.
 #[test]
 fn histories_agree_with_the_kernel_without_passthrough() {
-    histories(Data::Through);
+    histories(Setup { data: Data::Through, ..Setup::default() }, 4);
 }
 
 /// The same where the kernel keeps writes back.
 #[test]
 fn histories_agree_with_the_kernel_with_writes_kept_back() {
-    histories(Data::WriteBack);
+    histories(Setup { data: Data::WriteBack, ..Setup::default() }, 4);
+}
+
+/// The same where numbers of deleted files are given again.
+#[test]
+fn histories_on_disk_agree_with_the_kernel() {
+    histories(Setup { on_disk: true, ..Setup::default() }, 1);
 }
 
 /// Errors that nothing done to a file system explains.
